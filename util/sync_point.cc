@@ -1,0 +1,7 @@
+#include "util/sync_point.h"
+
+namespace rhea {
+
+std::atomic<SyncPointHandler> sync_point_handler{nullptr};
+
+}  // namespace rhea
