@@ -1,0 +1,116 @@
+// AioContext: an event loop with a home thread. Descriptors, bottom halves and timers live here.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "util/clock.h"
+#include "util/error.h"
+#include "util/thread_annotations.h"
+
+namespace rhea {
+
+class AioContext;
+class Coroutine;
+class TimerList;
+
+/// Readiness of a descriptor. Errors and hang-ups are reported as both.
+enum class FdEvents : uint8_t { kNone = 0, kRead = 1, kWrite = 2, kReadWrite = 3 };
+constexpr bool has(FdEvents set, FdEvents event) {
+  return (static_cast<uint8_t>(set) & static_cast<uint8_t>(event)) != 0;
+}
+
+/// Where a coroutine is resumed: an AioContext, or a test's queue.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  /// Resumes `coroutine` on the home thread, soon. Any thread.
+  virtual void resume_later(Coroutine& coroutine) = 0;
+};
+
+/// A bottom half: a callback that runs once on its context's home thread for each time it was
+/// scheduled since it last ran (many schedules before it runs give one run).
+/// Thread: schedule() from any thread; construction anywhere; destruction and cancel() on the home
+/// thread, or once the context no longer polls.
+class Bh {
+ public:
+  Bh(AioContext& context, std::move_only_function<void()> callback);
+  ~Bh();
+  Bh(const Bh&) = delete;
+  Bh& operator=(const Bh&) = delete;
+
+  void schedule();
+  void cancel();
+
+ private:
+  friend class AioContext;
+  struct Node;  // outlives the Bh while it sits in the context's lock-free list
+  Node* node_;
+};
+
+/// Watches one descriptor for as long as it lives. Level-triggered.
+/// Thread: home thread of the context. May be destroyed or changed inside its own callback.
+class FdWatch {
+ public:
+  FdWatch();
+  FdWatch(FdWatch&&) noexcept;
+  FdWatch& operator=(FdWatch&&) noexcept;
+  ~FdWatch();
+
+  void set_events(FdEvents events);
+  explicit operator bool() const noexcept { return state_ != nullptr; }
+
+ private:
+  friend class AioContext;
+  struct State;
+  explicit FdWatch(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+enum class PollMode : uint8_t { kNonBlocking, kBlocking };
+
+/// One event loop.
+///
+/// Thread: `schedule`-like calls (Bh::schedule, post, resume_later, notify) from any thread; all
+/// else on the home thread, which is the one that polls it. No other thread ever polls a context.
+/// Invariants: no thread sleeps in poll while a bottom half is pending and un-notified (I7).
+class AioContext final : public Executor {
+ public:
+  /// `name` shows in traces. The calling thread becomes the home thread; see rebind_home().
+  static Result<std::unique_ptr<AioContext>> create(std::string name);
+  ~AioContext() override;
+
+  /// Runs `callback` once on the home thread, in posting order. Any thread.
+  void post(std::move_only_function<void()> callback);
+  void resume_later(Coroutine& coroutine) override;
+  /// Makes a sleeping poll return. Any thread.
+  void notify();
+
+  /// Watches `fd` (not owned; must outlive the watch). `callback` gets what is ready.
+  Result<FdWatch> watch(int fd, FdEvents events, std::move_only_function<void(FdEvents)> callback);
+
+  /// Timers on host monotonic time.
+  TimerList& timers() noexcept;
+
+  /// One turn: waits if told to and nothing is pending, then runs what is ready. True if anything
+  /// ran. Nested calls are legal on the home thread outside coroutines, RCU sections and locks.
+  bool poll(PollMode mode);
+
+  /// Whether the calling thread is the home thread.
+  bool is_home() const noexcept;
+  /// Makes the calling thread the home thread; only while nobody polls.
+  void rebind_home() noexcept;
+  const std::string& name() const noexcept;
+
+ private:
+  friend class MainLoop;
+  friend class Bh;
+  friend class FdWatch;
+  struct Impl;
+  explicit AioContext(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rhea

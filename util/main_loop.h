@@ -1,0 +1,48 @@
+// MainLoop: the main thread's two contexts under the BQL.
+#pragma once
+
+#include <memory>
+
+#include "util/aio_context.h"
+#include "util/bql.h"
+#include "util/error.h"
+#include "util/timer.h"
+
+namespace rhea {
+
+/// The main thread's loop.
+///
+/// The *block context* may be polled nested (by drain and run_sync): request coroutines,
+/// completions, acknowledgements. The *service context* is polled only here, at the top: QMP,
+/// chardevs, signals, run-state changes, ejects, finalisation. Nothing a nested poll waits for may
+/// need the service context.
+///
+/// Thread: main. Owns: both contexts.
+/// Invariants: the BQL is held except while asleep in the outermost poll, whose sleep raises both
+/// contexts' notify counts before it looks at either.
+class MainLoop {
+ public:
+  static Result<std::unique_ptr<MainLoop>> create();
+  ~MainLoop();
+
+  AioContext& service() noexcept;
+  AioContext& block() noexcept;
+
+  /// Serves `timers` (the machine's clock) as well, until it is replaced or set to null. Their
+  /// callbacks run on main with the BQL held.
+  void serve_timers(TimerList* timers) REQUIRES(bql);
+
+  /// Runs turns until request_quit().
+  void run() REQUIRES(bql);
+  /// One outermost turn: sleeps (BQL released) until something is ready, then runs it.
+  void turn() REQUIRES(bql);
+  /// Makes run() return after the current turn. Any thread; async-signal-safe it is not.
+  void request_quit();
+
+ private:
+  struct Impl;
+  explicit MainLoop(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rhea
