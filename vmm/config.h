@@ -1,0 +1,72 @@
+// VmConfig: the command line, parsed and checked, before anything of the host is touched.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace rhea::vmm {
+
+enum class Accelerator : uint8_t { kKvm, kQtest };
+
+/// -smp. Invariants: 1 <= cpus <= max_cpus == sockets * cores * threads.
+struct SmpConfig {
+  unsigned cpus = 1, max_cpus = 1, sockets = 1, cores = 1, threads = 1;
+};
+
+/// -object memory-backend-memfd|file|ram, or what -m, -mem-path and -mem-prealloc say.
+struct MemoryBackendConfig {
+  enum class Type : uint8_t { kRam, kMemfd, kFile };
+  Type type = Type::kRam;
+  std::string id;
+  uint64_t size_bytes = 0;
+  std::string path;  ///< kFile; a hugetlbfs directory or a file
+  bool share = false;
+  bool prealloc = false;
+  bool hugetlb = false;             ///< kMemfd
+  uint64_t hugetlb_size_bytes = 0;  ///< 0: the host's default
+};
+
+/// A character device as given by -serial, -chardev or -qmp.
+struct ChardevConfig {
+  enum class Type : uint8_t { kNull, kStdio, kFile, kPty, kUnixSocket, kTcpSocket };
+  Type type = Type::kNull;
+  std::string id;
+  std::string path;       ///< file or unix socket
+  std::string host;       ///< tcp
+  uint16_t port = 0;      ///< tcp
+  std::optional<int> fd;  ///< an inherited descriptor, listening if `server`
+  bool server = false;
+  bool wait = true;      ///< server: hold the start until a peer came
+  bool mux = false;      ///< mon:stdio: Ctrl-A keys
+  bool signal = true;    ///< stdio: Ctrl-C reaches the process (off with -nographic and mon:)
+  std::string original;  ///< "-serial unix:/x,server=on", for messages
+};
+
+struct MonitorConfig {
+  std::string chardev_id;
+};
+
+struct VmConfig {
+  std::string machine = "pc";
+  Accelerator accelerator = Accelerator::kKvm;
+  SmpConfig smp;
+  MemoryBackendConfig memory;  ///< always complete: -m alone gives type kRam
+  std::optional<std::string> kernel, initrd;
+  std::string append;
+  std::vector<ChardevConfig> chardevs;
+  std::vector<std::string> serials;  ///< chardev ids, in port order; empty id: no port there
+  std::optional<std::string> debug_console;  ///< chardev id of -debugcon
+  std::vector<MonitorConfig> monitors;       ///< QMP
+  std::optional<std::string> qtest_chardev;  ///< -qtest
+  std::optional<std::string> qtest_log;
+  bool start_paused = false;  ///< -S
+  bool no_reboot = false, no_shutdown = false;
+  bool daemonize = false;
+  std::optional<std::string> pidfile;
+  std::optional<std::string> name;
+  std::optional<std::string> uuid;  ///< canonical lower-case text
+};
+
+}  // namespace rhea::vmm
