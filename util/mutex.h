@@ -26,8 +26,9 @@ class CAPABILITY("mutex") Mutex {
     mutex_.lock();
   }
   void unlock() RELEASE() {
-    mutex_.unlock();
+    // The unlock comes last: it may be what lets another thread destroy us.
     internal::note_lock_release(rank_);
+    mutex_.unlock();
   }
 
  private:
