@@ -51,7 +51,10 @@ bool locked;
 #define UNLOCK(round) atomic { TOUCH(round); locked = false }
 #endif
 
-/* FUTEX_WAIT(word, BUSY): the kernel compares and queues in one step. */
+/*
+ * FUTEX_WAIT(word, BUSY): the kernel compares and queues in one step. When the time runs out the
+ * waiter takes its announcement back, unless SET is there; then it waits once more.
+ */
 inline futex_wait(round) {
 	atomic {
 		TOUCH(round);
@@ -60,7 +63,31 @@ inline futex_wait(round) {
 		:: else
 		fi
 	}
-	!sleeping
+	if
+	:: !sleeping
+	:: time_outs > 0 ->
+		time_outs--;
+		sleeping = false;
+		atomic {
+			TOUCH(round);
+			if
+			:: word == BUSY -> word = FREE
+			:: else
+			fi
+		}
+		claim(round)
+	fi
+}
+
+/* compare-exchange FREE -> BUSY; it fails when the word is SET already */
+inline claim(round) {
+	atomic {
+		TOUCH(round);
+		if
+		:: word == FREE -> word = BUSY
+		:: else
+		fi
+	}
 }
 
 /* cond_wait: releases the lock and queues in one step. */
@@ -114,14 +141,7 @@ inline wait(round) {
 	}
 	!sleeping
 #else
-	/* compare-exchange FREE -> BUSY; it fails when the word is SET already */
-	atomic {
-		TOUCH(round);
-		if
-		:: word == FREE -> word = BUSY
-		:: else
-		fi
-	}
+	claim(round);
 	do
 	:: atomic { word == SET -> TOUCH(round); break }
 	:: atomic { word != SET -> TOUCH(round) }
@@ -152,6 +172,7 @@ proctype setter(byte round) {
 
 active proctype waiter() {
 	byte round = 1;
+	byte time_outs = 1;
 	run setter(1);
 	run setter(2);
 	do
