@@ -5,6 +5,7 @@
 #include "util/check.h"
 #include "util/internal/coroutine_stack.h"
 #include "util/internal/sanitizer.h"
+#include "util/internal/thread_state.h"
 #include "util/lock_rank.h"
 #include "util/rcu.h"
 
@@ -23,16 +24,11 @@ using boost::context::detail::jump_fcontext;
 using boost::context::detail::make_fcontext;
 using boost::context::detail::transfer_t;
 
-thread_local Coroutine* t_current = nullptr;
+constexpr uint32_t kBqlBit = 1U << static_cast<unsigned>(LockRank::kBql);
 
-// Out of line: a coroutine may come back on another thread, and the address of a thread-local may
-// be kept across what looks like a plain call.
-[[gnu::noinline]] Coroutine* current() noexcept { return t_current; }
-[[gnu::noinline]] void set_current(Coroutine* coroutine) noexcept { t_current = coroutine; }
-
-void check_nothing_held(const char* what) {
-  RHEA_CHECK(held_locks_below_bql() == 0, "{} with a lock held", what);
-  RHEA_CHECK(!rcu.in_read_section(), "{} inside an RCU read section", what);
+void check_nothing_held(const internal::ThreadState& thread, const char* what) {
+  RHEA_CHECK((thread.held_locks & ~kBqlBit) == 0, "{} with a lock held", what);
+  RHEA_CHECK(thread.rcu_depth == 0, "{} inside an RCU read section", what);
 }
 
 }  // namespace
@@ -106,12 +102,13 @@ RHEA_NO_TSAN void Coroutine::switch_out() {
 void Coroutine::resume() {
   RHEA_CHECK(state_ == State::kReady || state_ == State::kSuspended,
              "a coroutine was resumed that is not suspended");
-  check_nothing_held("coroutine entry");
-  Coroutine* outer = current();
-  set_current(this);
+  // Stays this thread's state across the switch: this frame is not on the coroutine's stack.
+  internal::ThreadState& thread = internal::thread_state();
+  check_nothing_held(thread, "coroutine entry");
+  Coroutine* outer = std::exchange(thread.current, this);
   state_ = State::kRunning;
   switch_in();
-  set_current(outer);
+  thread.current = outer;
   if (state_ == State::kEnded) {
     internal::CoroutineStack& stack = stack_;
     this->~Coroutine();  // lives on that stack
@@ -125,8 +122,9 @@ void Coroutine::resume() {
 }
 
 void Coroutine::suspend() {
-  RHEA_CHECK(current() == this, "yield outside the coroutine");
-  check_nothing_held("yield");
+  const internal::ThreadState& thread = internal::thread_state();
+  RHEA_CHECK(thread.current == this, "yield outside the coroutine");
+  check_nothing_held(thread, "yield");
   state_ = State::kSuspended;
   switch_out();
 }
@@ -137,6 +135,6 @@ void Co::move_to(Executor& executor) {
   yield();
 }
 
-bool in_coroutine() noexcept { return current() != nullptr; }
+bool in_coroutine() noexcept { return internal::thread_state().current != nullptr; }
 
 }  // namespace rhea

@@ -7,6 +7,7 @@
 #include "util/bql.h"
 #include "util/check.h"
 #include "util/internal/sanitizer.h"
+#include "util/internal/thread_state.h"
 
 #ifdef RHEA_TSAN
 #include <sanitizer/tsan_interface.h>
@@ -19,7 +20,6 @@ namespace rhea {
 namespace {
 
 thread_local bool t_registered = false;
-thread_local unsigned t_depth = 0;  // read sections this thread is in
 
 // TSan does not see liburcu's membarrier-based ordering. One address stands for "the grace period":
 // readers release it when they leave, callbacks acquire it before they free. A free that skips the
@@ -60,17 +60,17 @@ RcuDomain rcu;
 
 void RcuDomain::read_lock() {
   RHEA_CHECK(t_registered, "thread is not registered with RCU");
-  ++t_depth;
+  ++internal::thread_state().rcu_depth;
   urcu_memb_read_lock();
 }
 
 void RcuDomain::read_unlock() {
   tsan_release_grace_period();
   urcu_memb_read_unlock();
-  --t_depth;
+  --internal::thread_state().rcu_depth;
 }
 
-bool RcuDomain::in_read_section() const noexcept { return t_depth != 0; }
+bool RcuDomain::in_read_section() const noexcept { return internal::thread_state().rcu_depth != 0; }
 
 void RcuDomain::assert_read_section() const noexcept {
   RHEA_CHECK(in_read_section(), "not in an RCU read section");
