@@ -38,7 +38,8 @@ inline constexpr bool kTsan = false;
 
 inline constexpr unsigned char kPoison = 0xdd;
 
-/// Fills dead memory with kPoison; under ASan any later access is reported as well.
+/// Fills dead memory with kPoison; under ASan any later access is reported as well, if `memory` and
+/// `size` are multiples of 8.
 inline void poison(void* memory, size_t size) {
   std::memset(memory, kPoison, size);
 #ifdef RHEA_TEST_ASAN

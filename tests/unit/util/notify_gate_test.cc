@@ -38,9 +38,12 @@ class DispatchingFlagGate {
   std::atomic<bool> dispatching_ = false;
 };
 
+/// In which order a poller takes the protocol's steps.
+enum class Order : uint8_t { kRight, kCountAfterLook, kClearAfterConsume };
+
 /// The smallest loop that follows the gate's protocol: one bottom half and an eventfd. Unlike an
 /// AioContext it may be polled by several threads, which is where flags fail.
-template <class Gate>
+template <class Gate, Order kOrder = Order::kRight>
 class Loop {
  public:
   using Handler = std::function<void()>;
@@ -54,20 +57,26 @@ class Loop {
     });
   }
 
-  /// Sleeps until there is something to do. `asleep` is called once the decision to sleep is made.
-  void poll_blocking(const Handler& asleep = {}) {
-    gate_.prepare_to_sleep();
-    if (!pending_) {
-      if (asleep) asleep();
+  /// Sleeps until there is something to do. `looked` is called when the look at pending work has
+  /// found none, so that the thread is bound to sleep.
+  void poll_blocking(const Handler& looked = {}) {
+    if (kOrder != Order::kCountAfterLook) gate_.prepare_to_sleep();
+    const bool work = pending_;
+    if (!work && looked) looked();
+    if (kOrder == Order::kCountAfterLook) gate_.prepare_to_sleep();
+    if (!work) {
       pollfd ready{.fd = event_.get(), .events = POLLIN, .revents = 0};
       ::poll(&ready, 1, -1);
     }
     gate_.done_sleeping();
-    dispatch({});
+    dispatch({}, {});
   }
 
-  /// Never sleeps; `other` is some other handler that happens to be ready.
-  void poll_nonblocking(const Handler& other = {}) { dispatch(other); }
+  /// Never sleeps. `other` is some other handler that happens to be ready, `between` is called
+  /// between the eventfd's clearing and the consumption.
+  void poll_nonblocking(const Handler& other = {}, const Handler& between = {}) {
+    dispatch(other, between);
+  }
 
   /// What an unrelated descriptor does to a sleeping loop.
   void wake() { signal_eventfd(event_.get()); }
@@ -78,10 +87,13 @@ class Loop {
   Gate& gate() { return gate_; }
 
  private:
-  void dispatch(const Handler& other) {
+  void dispatch(const Handler& other, const Handler& between) {
     if constexpr (requires { gate_.begin_dispatch(); }) gate_.begin_dispatch();
-    clear_eventfd(event_.get());
+    if (kOrder != Order::kClearAfterConsume) clear_eventfd(event_.get());
+    if (kOrder != Order::kClearAfterConsume && between) between();
     if (pending_.exchange(false)) bh_();
+    if (kOrder == Order::kClearAfterConsume && between) between();
+    if (kOrder == Order::kClearAfterConsume) clear_eventfd(event_.get());
     if (other) other();
     if constexpr (requires { gate_.end_dispatch(); }) gate_.end_dispatch();
   }
@@ -118,6 +130,41 @@ Outcome three_threads(std::chrono::milliseconds patience) {
   return outcome;
 }
 
+/// I8: work comes between a poller's look and its sleep. True if it runs in time.
+template <Order kOrder>
+bool survives_work_after_look(std::chrono::milliseconds patience) {
+  Loop<NotifyGate, kOrder> loop;
+  OneShotEvent ran;
+  loop.set_bh([&] { ran.set(); });
+  Thread a = MUST(Thread::start("A", [&] { loop.poll_blocking([&] { loop.schedule(); }); }));
+  const bool in_time = ran.wait_for(patience);
+  loop.wake();
+  return in_time;
+}
+
+/// I9: A is bound to sleep; B passes through, and work comes between its two steps. True if the
+/// work runs in time.
+template <Order kOrder>
+bool survives_work_between_steps(std::chrono::milliseconds patience) {
+  Loop<NotifyGate, kOrder> loop;
+  OneShotEvent bound_to_sleep;
+  OneShotEvent b_gone;
+  OneShotEvent ran;
+  loop.set_bh([&] { ran.set(); });
+  Thread a = MUST(Thread::start("A", [&] {
+    loop.poll_blocking([&] {
+      bound_to_sleep.set();
+      b_gone.wait();
+    });
+  }));
+  bound_to_sleep.wait();
+  loop.poll_nonblocking({}, [&] { loop.schedule(); });
+  b_gone.set();
+  const bool in_time = ran.wait_for(patience);
+  loop.wake();
+  return in_time;
+}
+
 }  // namespace
 
 TEST_CASE("T003b: a sleeper runs what another thread schedules while dispatching", "[notify]") {
@@ -133,6 +180,18 @@ TEST_CASE("T003b: a dispatching flag instead of the count leaves the sleeper asl
   CHECK_FALSE(outcome.ran);
   CHECK(outcome.kicks == 0);
   CHECK(outcome.left_behind);
+}
+
+TEST_CASE("T003b: the count goes up before the look at pending work", "[notify]") {
+  test::Watchdog watchdog("T003b count and look", 60s);
+  CHECK(survives_work_after_look<Order::kRight>(30s));
+  CHECK_FALSE(survives_work_after_look<Order::kCountAfterLook>(100ms));
+}
+
+TEST_CASE("T003b: the eventfd is cleared before the work is consumed", "[notify]") {
+  test::Watchdog watchdog("T003b clear and consume", 60s);
+  CHECK(survives_work_between_steps<Order::kRight>(30s));
+  CHECK_FALSE(survives_work_between_steps<Order::kClearAfterConsume>(100ms));
 }
 
 TEST_CASE("T003c: with nobody asleep a schedule writes no eventfd", "[notify]") {
@@ -227,6 +286,17 @@ TEST_CASE("T003d: what eight threads schedule is consumed, nothing lost", "[noti
   CHECK(items == 0);
   CHECK_FALSE(loop.pending());
   CHECK(loop.gate().sleepers() == 0);
+}
+
+TEST_CASE("NotifyGate: a poller that leaves does not take another's count along", "[notify]") {
+  NotifyGate gate;
+  gate.prepare_to_sleep();
+  gate.prepare_to_sleep();
+  gate.done_sleeping();
+  CHECK(gate.sleepers() == 1);
+  CHECK(gate.notify([] {}));
+  gate.done_sleeping();
+  CHECK_FALSE(gate.notify([] {}));
 }
 
 TEST_CASE("NotifyGate: waking up without having slept aborts", "[notify][death]") {

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <new>
 #include <string_view>
+#include <thread>
 
 #include "tests/support/child.h"
 #include "tests/support/death.h"
@@ -98,8 +99,21 @@ class Slot {
   }
 
  private:
-  alignas(Event) alignas(64) std::array<std::byte, sizeof(Event)> storage_;
+  // Whole lines: ASan can not poison less than eight bytes.
+  static constexpr size_t kLine = 64;
+  alignas(kLine) std::array<std::byte, (sizeof(Event) + kLine - 1) / kLine * kLine> storage_;
 };
+
+/// Spins for a while that differs from call to call, and at times lets the other thread have the
+/// CPU: on a busy machine there may be only one.
+void dawdle() {
+  thread_local uint32_t random = 1;
+  random = random * 1664525 + 1013904223;
+  if ((random >> 16) % 16 == 0) std::this_thread::yield();
+  for (uint32_t i = 0; i < (random >> 20); ++i) {
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+  }
+}
 
 /// T000a: events are built, set by another thread, waited for, destroyed and poisoned. A slot is
 /// used again only long after its setter has gone on, so a late write shows in the poison.
@@ -109,16 +123,15 @@ uint64_t dirty_slots(uint64_t rounds) {
   std::atomic<Event*> mailbox = nullptr;
   std::atomic<bool> stop = false;
   Thread setter = MUST(Thread::start("setter", [&] {
-    uint32_t random = 1;
     while (!stop) {
       Event* event = mailbox.exchange(nullptr);
       if (event == nullptr) continue;
-      random = random * 1664525 + 1013904223;
-      for (uint32_t i = 0; i < (random >> 23); ++i)
-        std::atomic_signal_fence(std::memory_order_seq_cst);
+      dawdle();
       event->set();
     }
   }));
+  // Opens the window between the setter's exchange and its wake-up in every round.
+  sync_point_handler.store([](const char*) { dawdle(); }, std::memory_order_release);
   uint64_t dirty = 0;
   for (uint64_t round = 0; round < rounds; ++round) {
     Slot<Event>& slot = slots[round % slots.size()];
@@ -133,6 +146,7 @@ uint64_t dirty_slots(uint64_t rounds) {
   }
   stop = true;
   setter.join();
+  sync_point_handler.store(nullptr, std::memory_order_release);
   for (auto& slot : slots) dirty += slot.untouched() ? 0U : 1U;
   return dirty;
 }
