@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "memory/guest_addr.h"
 #include "memory/listener.h"
@@ -17,7 +18,10 @@
 
 namespace rhea::memory {
 
-/// Whether all of an access reached RAM or a device that took it.
+class AddressSpaceState;
+class FlatView;
+
+/// Whether all of an access reached RAM or a device that took it; else the worst of its parts.
 enum class [[nodiscard]] AccessResult : uint8_t { kOk, kUnassigned, kRefused };
 
 /// Types that may be copied from guest memory: any bit pattern is a value, and there is no padding.
@@ -27,13 +31,16 @@ concept GuestPod = std::is_trivially_copyable_v<T> && std::has_unique_object_rep
 /// One view of the memory tree: "memory" or "io" of the machine, or a device's own DMA space.
 ///
 /// Thread: access calls from any thread registered with RCU; each takes its own read section and,
-/// for a device region that wants it, the BQL (unless the caller holds it already). Registration
-/// and topology under the BQL. Errors: an unassigned address reads all-ones, drops writes, and is
-/// traced.
+/// for a device region that wants it, the BQL (unless the caller holds it already). Registration,
+/// topology and destruction under the BQL. Lifetime: it outlives every access; a reader of another
+/// kind (a pinned view, a dirty-log walk) may still be busy when it goes. Errors: an unassigned or
+/// refused access reads all-ones, drops writes, and is traced.
 class AddressSpace {
  public:
   AddressSpace(std::string name, MemoryRegion& root) REQUIRES(bql);
   ~AddressSpace();
+  AddressSpace(const AddressSpace&) = delete;
+  AddressSpace& operator=(const AddressSpace&) = delete;
 
   /// Copies between the guest and `data`: RAM by memcpy (writes mark dirty), devices in accesses of
   /// their widths.
@@ -41,11 +48,12 @@ class AddressSpace {
   AccessResult write(GuestAddr address, std::span<const std::byte> data);
 
   /// One device-sized access (1, 2, 4 or 8 bytes), little endian: a port instruction or an MMIO
-  /// exit.
+  /// exit. Where it spans regions each gets its part, as by read() and write().
   uint64_t load(GuestAddr address, unsigned size_bytes);
   void store(GuestAddr address, uint64_t value, unsigned size_bytes);
 
-  /// RAM only, by copy: kInvalidArgument if any byte is not RAM (G28: no device re-entrancy).
+  /// RAM only, by copy: no device is ever re-entered (G28). Errors: kInvalidArgument if any byte is
+  /// not RAM, or is ROM and written; then nothing is copied.
   Result<void> read_ram(GuestAddr address, std::span<std::byte> data);
   Result<void> write_ram(GuestAddr address, std::span<const std::byte> data);
   template <GuestPod T>
@@ -64,14 +72,26 @@ class AddressSpace {
   void unregister_listener(MemoryListener& listener) REQUIRES(bql);
 
   /// Calls `f(const Section&)` for each section, in address order, on one consistent view.
+  /// `f` runs outside of any read section.
   template <std::invocable<const Section&> F>
-  void for_each_section(F&& f);
+  void for_each_section(F&& f) const {
+    visit_sections(
+        [](void* context, const Section& section) {
+          (*static_cast<std::remove_reference_t<F>*>(context))(section);
+        },
+        &f);
+  }
+
+  /// A strong reference to the present view: it keeps its RAM and devices alive.
+  std::shared_ptr<const FlatView> pin() const;
 
   const std::string& name() const noexcept;
 
  private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  void visit_sections(void (*visit)(void*, const Section&), void* context) const;
+
+  // Shared with the list that dirty-log walks read: it outlives this object by a grace period.
+  const std::shared_ptr<AddressSpaceState> state_;
 };
 
 }  // namespace rhea::memory

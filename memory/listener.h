@@ -25,7 +25,10 @@ struct Section {
 /// Callbacks on a change of one address space.
 ///
 /// Thread: begin, region_*, doorbell_* and commit run under the BQL, once per change, never
-/// concurrently, deletions before additions. log_clear and log_sync run on any thread in an RCU
+/// concurrently, deletions before additions: additions in ascending address and listener priority,
+/// deletions in the reverse order of both. They may not change the tree. Registering adds all that
+/// is there, unregistering deletes it again, both within one begin..commit; so a listener that
+/// follows the calls always ends with nothing. log_clear and log_sync run on any thread in an RCU
 /// read section, maybe several at once: they lock for themselves (rank kMemslots). Lifetime: the
 /// address space holds a strong reference; unregistering never blocks, is legal in a read section,
 /// and drops the reference after a grace period. After it no new callback begins except by readers
@@ -37,11 +40,14 @@ class MemoryListener {
   virtual void commit() {}
   virtual void region_add(const Section&) {}
   virtual void region_del(const Section&) {}
-  /// Dirty logging of a RAM section was switched on or off.
+  /// Dirty logging of a RAM section was switched on or off (`dirty_logging` says which); within
+  /// begin..commit. A section added while logging is on says so itself.
   virtual void log_changed(const Section&) {}
+  /// The doorbell's address is base + (doorbell.offset - offset_in_region) of the section. Between
+  /// the two calls the section may be cut or grown around it without a further one.
   virtual void doorbell_add(const Section&, const MemoryRegion::Doorbell&) {}
   virtual void doorbell_del(const Section&, const MemoryRegion::Doorbell&) {}
-  /// Fetch the accelerator's dirty bits of a section into its RamBlock.
+  /// Fetch the accelerator's dirty bits of a section into its RamBlock (DirtyBitmap::merge).
   virtual void log_sync(const Section&) {}
   /// Re-arm the accelerator's dirty tracking for [offset, offset + size) of the section.
   virtual void log_clear(const Section&, uint64_t /*offset*/, uint64_t /*size_bytes*/) {}
