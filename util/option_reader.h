@@ -1,0 +1,49 @@
+// OptionReader: takes typed values out of an OptionTree, and finds what nobody took.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "util/options.h"
+
+namespace rhea {
+
+/// Consumes an option object member by member. Each take_ removes its key; finish() then knows
+/// which keys the option does not have.
+/// Errors: kInvalidArgument, naming the parameter in full ("smp.cpus" with the prefix "smp.").
+class OptionReader {
+ public:
+  explicit OptionReader(OptionTree options, std::string prefix = {});
+
+  Result<std::optional<std::string>> take_string(std::string_view key);
+  Result<std::string> take_required(std::string_view key);
+  /// A name by which others refer to this object.
+  Result<std::optional<std::string>> take_identifier(std::string_view key);
+  Result<std::optional<bool>> take_bool(std::string_view key);
+  Result<std::optional<uint64_t>> take_uint(std::string_view key, uint64_t min = 0,
+                                            uint64_t max = std::numeric_limits<uint64_t>::max());
+  /// Units: bytes; a number without a suffix counts in `unit`.
+  Result<std::optional<uint64_t>> take_size(std::string_view key, uint64_t unit = 1);
+  /// One of `choices`; the index of it.
+  Result<std::optional<size_t>> take_choice(std::string_view key,
+                                            std::span<const std::string_view> choices);
+  Result<std::optional<OptionReader>> take_object(std::string_view key);
+
+  bool has(std::string_view key) const noexcept { return options_.find(key) != nullptr; }
+  /// The first key that was not taken, in full.
+  std::optional<std::string> first_unused() const;
+  /// Fails with "Invalid parameter 'x'" if a key was not taken.
+  Result<void> finish() const;
+
+ private:
+  std::string full(std::string_view key) const { return prefix_ + std::string(key); }
+
+  OptionTree options_;
+  std::string prefix_;
+};
+
+}  // namespace rhea
