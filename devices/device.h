@@ -1,0 +1,62 @@
+// Device: what every emulated device has in common.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "devices/guest_error.h"
+#include "memory/region.h"
+#include "util/bql.h"
+#include "util/error.h"
+
+namespace rhea::devices {
+
+/// An emulated device, from its creation to the moment its memory goes.
+///
+/// A device is made with std::make_shared, then realized, then its regions are mapped. Leaving
+/// takes the same steps backwards, and apart from each other: its regions are unmapped, it is
+/// unrealized (it lets go of its IRQ line, chardev and timers, and is quiet from then on), and it
+/// is destroyed when the last FlatView that shows one of its regions has gone. A vCPU that found
+/// the device just before may so still call it between unrealize and destruction: the handlers of
+/// an unrealized device touch its own state only.
+///
+/// Thread: BQL. Owns: its regions, whose owner it becomes in realize().
+/// Invariants: realized at most once; destroyed only if it is not realized.
+class Device : public std::enable_shared_from_this<Device> {
+ public:
+  virtual ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  /// Takes what the device needs from the host and puts it in its reset state.
+  /// Errors: those of the device; it can then only be destroyed.
+  Result<void> realize() REQUIRES(bql);
+  void unrealize() REQUIRES(bql);
+  /// What the machine's reset line does to this device.
+  virtual void reset() REQUIRES(bql) = 0;
+
+  const std::string& id() const noexcept { return id_; }
+  bool realized() const REQUIRES(bql) { return state_ == State::kRealized; }
+  uint64_t guest_errors() const noexcept { return errors_.count(); }
+
+ protected:
+  explicit Device(std::string id) : id_(std::move(id)), errors_(id_) {}
+
+  /// The device's part of realize(): acquire, and call own() for each region.
+  virtual Result<void> do_realize() REQUIRES(bql) { return ok(); }
+  /// The device's part of unrealize(): release what do_realize() took. Must not fail.
+  virtual void do_unrealize() REQUIRES(bql) {}
+  /// Makes this device the owner of `region`.
+  void own(memory::MemoryRegion& region) REQUIRES(bql) { region.set_owner(weak_from_this()); }
+
+  GuestErrors& errors() noexcept { return errors_; }
+
+ private:
+  enum class State : uint8_t { kCreated, kRealized, kUnrealized };
+  const std::string id_;
+  GuestErrors errors_;
+  State state_ = State::kCreated;  // changes under the BQL; the destructor may run without it
+};
+
+}  // namespace rhea::devices
