@@ -8,12 +8,12 @@
 
 #include "util/clock.h"
 #include "util/error.h"
+#include "util/executor.h"
 #include "util/thread_annotations.h"
 
 namespace rhea {
 
 class AioContext;
-class Coroutine;
 class TimerList;
 
 /// Readiness of a descriptor. Errors and hang-ups are reported as both.
@@ -21,14 +21,6 @@ enum class FdEvents : uint8_t { kNone = 0, kRead = 1, kWrite = 2, kReadWrite = 3
 constexpr bool has(FdEvents set, FdEvents event) {
   return (static_cast<uint8_t>(set) & static_cast<uint8_t>(event)) != 0;
 }
-
-/// Where a coroutine is resumed: an AioContext, or a test's queue.
-class Executor {
- public:
-  virtual ~Executor() = default;
-  /// Resumes `coroutine` on the home thread, soon. Any thread.
-  virtual void resume_later(Coroutine& coroutine) = 0;
-};
 
 /// A bottom half: a callback that runs once on its context's home thread for each time it was
 /// scheduled since it last ran (many schedules before it runs give one run).
@@ -84,7 +76,7 @@ class AioContext final : public Executor {
 
   /// Runs `callback` once on the home thread, in posting order. Any thread.
   void post(std::move_only_function<void()> callback);
-  void resume_later(Coroutine& coroutine) override;
+  void resume_later(Resumable& resumable) override;
   /// Makes a sleeping poll return. Any thread.
   void notify();
 
@@ -97,6 +89,12 @@ class AioContext final : public Executor {
   /// One turn: waits if told to and nothing is pending, then runs what is ready. True if anything
   /// ran. Nested calls are legal on the home thread outside coroutines, RCU sections and locks.
   bool poll(PollMode mode);
+
+  /// How long a blocking poll with nothing to do looks around before it sleeps; adapts up to this
+  /// bound, 0 switches it off. Home thread.
+  void set_busy_poll(Nanoseconds longest);
+  /// Writes of the wake-up descriptor so far; for tests and statistics.
+  uint64_t kicks() const noexcept;
 
   /// Whether the calling thread is the home thread.
   bool is_home() const noexcept;
