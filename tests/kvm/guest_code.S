@@ -1,0 +1,120 @@
+/* Guest code for kvm_test: flat 64-bit, position-independent, a few instructions each. The tests copy it to
+ * CODE and describe there what it does; numbers are shared through guest RAM at DATA. */
+.set DATA, 0x8000
+.set STACK, 0x7000
+.set IDT, 0x6000
+.set DOORBELL, 0x5000
+.set DONE, 0x5010
+.set SLOW, 0x5020
+.set FAST, 0x5030
+.set EJECT, 0x5040
+.set VECTOR, 0x31
+.set IOAPIC_PIN, 5
+
+.macro blob name
+    .globl \name, \name\()_end
+\name:
+.endm
+
+.section .rodata
+.code64
+
+/* Rings the doorbell DATA[0] times, then writes DONE and sleeps. */
+blob code_doorbells
+    movl DATA, %ecx
+    movw $DOORBELL, %dx
+1:  outl %eax, %dx
+    decl %ecx
+    jnz 1b
+    movw $DONE, %dx
+    outl %eax, %dx
+2:  cli
+    hlt
+    jmp 2b
+code_doorbells_end:
+
+/* Answers each interrupt on the IOAPIC's pin with a doorbell, for ever. */
+blob code_interrupts
+    movl $STACK, %esp
+    leaq handler(%rip), %rax
+    movl $IDT + 16 * VECTOR, %edi
+    movw %ax, (%rdi)                  /* [SDM vol. 3, 6.14.1 64-bit IDT gates] */
+    movw $8, 2(%rdi)
+    movw $0x8e00, 4(%rdi)
+    shrq $16, %rax
+    movw %ax, 6(%rdi)
+    shrq $16, %rax
+    movl %eax, 8(%rdi)
+    movl $0, 12(%rdi)
+    subl $10, %esp
+    movw $0xfff, (%rsp)
+    movq $IDT, 2(%rsp)
+    lidt (%rsp)
+    movl $STACK, %esp
+    movl $0xfee000f0, %ebx            /* spurious vector register: APIC on */
+    movl $0x1ff, (%rbx)
+    movl $0xfee00350, %ebx            /* LVT LINT0: masked, so that the PIC stays out of it */
+    movl $0x10000, (%rbx)
+    movl $0xfec00000, %ebx            /* IOAPIC: edge, this CPU */
+    movl $0x10 + 2 * IOAPIC_PIN + 1, (%rbx)
+    movl $0, 0x10(%rbx)
+    movl $0x10 + 2 * IOAPIC_PIN, (%rbx)
+    movl $VECTOR, 0x10(%rbx)
+    movw $DONE, %dx                   /* ready */
+    outl %eax, %dx
+1:  sti
+    hlt
+    jmp 1b
+handler:
+    incl DATA
+    movw $DOORBELL, %dx
+    outl %eax, %dx
+    movl $0xfee000b0, %ebx            /* EOI */
+    movl $0, (%rbx)
+    iretq
+code_interrupts_end:
+
+/* Counts up DATA[0] for ever: a guest that never leaves by itself. */
+blob code_spin
+1:  incl DATA
+    jmp 1b
+code_spin_end:
+
+/* Reads a port whose handler wants the BQL, once, then writes DONE. */
+blob code_slow_read
+    movw $SLOW, %dx
+    inl %dx, %eax
+    movw $DONE, %dx
+    outl %eax, %dx
+1:  cli
+    hlt
+    jmp 1b
+code_slow_read_end:
+
+/* Reads a lock-free port DATA[1] times, then rings the doorbell. */
+blob code_fast_reads
+    movl DATA + 4, %ecx
+    movw $FAST, %dx
+1:  inl %dx, %eax
+    decl %ecx
+    jnz 1b
+    movw $DOORBELL, %dx
+    outl %eax, %dx
+2:  cli
+    hlt
+    jmp 2b
+code_fast_reads_end:
+
+/* Writes the eject port, then DONE. */
+blob code_eject
+    movw $EJECT, %dx
+    movl $4, %eax
+    outl %eax, %dx
+    movw $DONE, %dx
+    outl %eax, %dx
+1:  cli
+    hlt
+    jmp 1b
+code_eject_end:
+
+    .section .note.GNU-stack, "", @progbits
