@@ -1,0 +1,100 @@
+"""Rules of the tree that no compiler checks. `python3 -m scripts.checks.lint RULE` runs one.
+
+Rules: format, budgets, includes, commits.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import sys
+
+from .steps import ROOT
+
+FOLDERS = ["util", "memory", "block", "devices", "migration", "vmm"]
+CC_LINES, H_LINES, COLUMNS = 500, 250, 100
+COMMIT_TITLE = re.compile(r"^[a-z][a-z/, _.-]*: [A-Z][^\n]{2,}[^.\n]$")
+COMMIT_COLUMNS = 80
+
+
+def tracked(*patterns: str) -> list[pathlib.Path]:
+    names = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard",
+                            *patterns], cwd=ROOT, check=True, text=True,
+                           capture_output=True).stdout.split()
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+def sources() -> list[pathlib.Path]:
+    return tracked("*.cc", "*.h")
+
+
+def fix_format() -> None:
+    subprocess.run(["clang-format-19", "-i", *map(str, sources())], check=True)
+
+
+def check_format() -> list[str]:
+    done = subprocess.run(["clang-format-19", "--dry-run", "--Werror", *map(str, sources())],
+                          text=True, capture_output=True, check=False)
+    return done.stderr.splitlines()[:40] if done.returncode else []
+
+
+def check_budgets() -> list[str]:
+    """Files that stay readable: see the house style."""
+    problems = []
+    for path in sources():
+        lines = path.read_text().count("\n")
+        limit = CC_LINES if path.suffix == ".cc" else H_LINES
+        if lines > limit:
+            problems.append(f"{path.relative_to(ROOT)}: {lines} lines, the budget is {limit}")
+    return problems
+
+
+def check_includes() -> list[str]:
+    """Includes are root-relative and never point at a folder to the right."""
+    problems = []
+    for path in sources():
+        folder = path.relative_to(ROOT).parts[0]
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            found = re.match(r'#include "([^"]+)"', line)
+            if not found:
+                if re.match(r"#include <linux/kvm.h>", line) and folder not in ("vmm", "tests"):
+                    problems.append(f"{path.relative_to(ROOT)}:{number}: only vmm/ knows KVM")
+                continue
+            target = found.group(1)
+            if target.startswith("..") or ("/" not in target and not (ROOT / target).exists()):
+                problems.append(f"{path.relative_to(ROOT)}:{number}: not root-relative: {target}")
+            first = target.split("/")[0]
+            if folder in FOLDERS and first in FOLDERS:
+                if FOLDERS.index(first) > FOLDERS.index(folder):
+                    problems.append(f"{path.relative_to(ROOT)}:{number}: {folder}/ includes {first}/")
+    return problems
+
+
+def check_commits() -> list[str]:
+    """Titles name a folder; lines of the body fit a terminal."""
+    log = subprocess.run(["git", "log", "--no-merges", "-n", "400", "--format=%h%x00%B%x01"],
+                         cwd=ROOT, check=True, text=True, capture_output=True).stdout
+    problems = []
+    for entry in filter(None, (part.strip() for part in log.split("\x01"))):
+        commit, message = entry.split("\x00", 1)
+        title, _, body = message.partition("\n")
+        if not COMMIT_TITLE.match(title) or len(title) > COMMIT_COLUMNS:
+            problems.append(f"{commit}: title '{title}'")
+        problems += [f"{commit}: line too long: '{line}'" for line in body.splitlines()
+                     if len(line) > COMMIT_COLUMNS and " " in line.strip()]
+    return problems
+
+
+RULES = {"format": check_format, "budgets": check_budgets, "includes": check_includes,
+         "commits": check_commits}
+
+
+def main() -> int:
+    problems = RULES[sys.argv[1]]()
+    print("\n".join(problems))
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
