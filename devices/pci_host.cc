@@ -37,8 +37,8 @@ PciHost::PciHost(std::string id, Windows windows, const std::array<IrqLine, PciB
                  memory::IoHandler& byte_port_cf9)
     : Device(std::move(id)),
       byte_port_cf9_(byte_port_cf9),
-      address_region_(this->id() + "-address", kPortSize, address_handler_, kAccess),
-      data_region_(this->id() + "-data", kPortSize, data_handler_, kAccess),
+      address_region_(this->id() + "-address", kPortSize, address_handler_, kAddressAccess),
+      data_region_(this->id() + "-data", kPortSize, data_handler_, kDataAccess),
       bus_("pci.0", windows.io, windows.memory, intx) {}
 
 PciHost::~PciHost() = default;

@@ -21,8 +21,11 @@ namespace rhea::devices {
 class PciHost final : public Device {
  public:
   static constexpr uint64_t kPortSize = 4;
-  static constexpr memory::IoAccess kAccess{
+  static constexpr memory::IoAccess kAddressAccess{
       .min_size = 1, .max_size = 4, .impl_min = 1, .impl_max = 4, .unaligned = false};
+  /// Any bytes within the dword: they become the byte enables of the configuration cycle.
+  static constexpr memory::IoAccess kDataAccess{
+      .min_size = 1, .max_size = 4, .impl_min = 1, .impl_max = 4, .unaligned = true};
 
   struct Windows {
     memory::MemoryRegion& io;
