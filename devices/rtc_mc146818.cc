@@ -301,8 +301,9 @@ std::optional<Nanoseconds> RtcMc146818::next_event() const {
     consider(time_of_tick((seen_period_ + 1) * periodic_ticks()));
   }
   if (!updating()) return next;
+  const Nanoseconds date_to_machine = machine_clock_.now() - date();
   const auto consider_second = [&](int64_t second) {
-    consider(machine_clock_.now() + (std::chrono::seconds(second) - date()));
+    consider(std::chrono::seconds(second) + date_to_machine);
   };
   if ((enabled & kBUpdateEnded) != 0) consider_second(seen_second_ + 1);
   if ((enabled & kBAlarm) != 0) {
