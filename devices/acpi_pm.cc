@@ -95,7 +95,7 @@ Result<void> AcpiPm::do_realize() {
 
 void AcpiPm::do_unrealize() {
   power_off_ = nullptr;
-  wakeup_.cancel();
+  wakeup_.release();
   std::exchange(sci_, IrqLine()).lower();
 }
 

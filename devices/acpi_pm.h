@@ -7,6 +7,7 @@
 #include <string>
 
 #include "devices/device.h"
+#include "devices/internal/device_timer.h"
 #include "devices/irq.h"
 #include "memory/io_handler.h"
 #include "util/clock.h"
@@ -118,7 +119,7 @@ class AcpiPm final : public Device {
   uint16_t gpe_status_ GUARDED_BY(bql) = 0;
   uint16_t gpe_enable_ GUARDED_BY(bql) = 0;
   uint64_t seen_half_periods_ GUARDED_BY(bql) = 0;  // changes of the timer's top bit, so far
-  Timer wakeup_;                                    // last: its callback uses all of the above
+  internal::DeviceTimer wakeup_;                    // last: its callback uses all of the above
 };
 
 }  // namespace rhea::devices

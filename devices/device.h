@@ -17,9 +17,10 @@ namespace rhea::devices {
 /// A device is made with std::make_shared, then realized, then its regions are mapped. Leaving
 /// takes the same steps backwards, and apart from each other: its regions are unmapped, it is
 /// unrealized (it lets go of its IRQ line, chardev and timers, and is quiet from then on), and it
-/// is destroyed when the last FlatView that shows one of its regions has gone. A vCPU that found
-/// the device just before may so still call it between unrealize and destruction: the handlers of
-/// an unrealized device touch its own state only.
+/// is destroyed when the last FlatView that shows one of its regions has gone, on whatever thread
+/// that happens: destruction frees plain memory and nothing else. A vCPU that found the device just
+/// before may so still call it between unrealize and destruction: the handlers of an unrealized
+/// device touch its own state and the machine's clock, no wire and no peer.
 ///
 /// Thread: BQL. Owns: its regions, whose owner it becomes in realize().
 /// Invariants: realized at most once; destroyed only if it is not realized.

@@ -85,7 +85,7 @@ Result<void> RtcMc146818::do_realize() {
 }
 
 void RtcMc146818::do_unrealize() {
-  timer_.cancel();
+  timer_.release();
   std::exchange(irq_, IrqLine()).lower();
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "devices/device.h"
+#include "devices/internal/device_timer.h"
 #include "devices/irq.h"
 #include "devices/rtc_calendar.h"
 #include "memory/io_handler.h"
@@ -101,7 +102,7 @@ class RtcMc146818 final : public Device, public memory::IoHandler {
   unsigned weekday_offset_ GUARDED_BY(bql) = 0;  // the weekday counts apart from the date
   int64_t seen_second_ GUARDED_BY(bql) = 0;      // flags are worked out up to this second
   uint64_t seen_period_ GUARDED_BY(bql) = 0;     // and up to this period
-  Timer timer_;                                  // last: its callback uses all of the above
+  internal::DeviceTimer timer_;                  // last: its callback uses all of the above
 };
 
 }  // namespace rhea::devices

@@ -87,7 +87,7 @@ Result<void> Serial16550::do_realize() {
 
 void Serial16550::do_unrealize() {
   if (backend_ != nullptr) std::exchange(backend_, nullptr)->attach(nullptr);
-  timeout_.cancel();
+  timeout_.release();
   std::exchange(irq_, IrqLine()).lower();
 }
 

@@ -7,6 +7,7 @@
 
 #include "devices/chardev.h"
 #include "devices/device.h"
+#include "devices/internal/device_timer.h"
 #include "devices/internal/fifo.h"
 #include "devices/irq.h"
 #include "memory/io_handler.h"
@@ -139,7 +140,7 @@ class Serial16550 final : public Device, public memory::IoHandler, private CharF
   // The shift register; deeper than the chip's so that clearing the FIFO loses nothing (see
   // clear_transmitter).
   internal::Fifo<uint8_t, 4 * kFifoDepth> shifting_ GUARDED_BY(bql);
-  Timer timeout_;  // last: its callback uses all of the above
+  internal::DeviceTimer timeout_;  // last: its callback uses all of the above
 };
 
 }  // namespace rhea::devices
