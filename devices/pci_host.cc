@@ -11,7 +11,7 @@ constexpr uint32_t kEnable = 0x8000'0000;
 constexpr uint32_t kAddressBits = 0x80ff'fffc;  // the reserved bits read 0
 
 // The 440FX's attribute map: which parts of the BIOS area show RAM. Here all of it is RAM; the
-// registers are remembered for those who write and check them. [440FX 3.2.16]
+// registers are remembered for those who write and check them. [440FX, PAM registers]
 constexpr uint8_t kFirstPam = 0x59;
 constexpr uint8_t kLastPam = 0x5f;
 

@@ -14,7 +14,7 @@ namespace rhea::devices {
 /// Bit 1 chooses a hard reset, bit 2 resets when it goes from 0 to 1; both kinds reset the whole
 /// machine here. The port lies inside the dword of PCI's configuration address, whose region
 /// forwards byte accesses to it (see PciHost), so it has no region of its own.
-/// [PIIX3 3.2.1.1 RC register]
+/// [PIIX3, Reset control register]
 /// Thread: BQL.
 class ResetPortCf9 final : public Device, public memory::IoHandler {
  public:

@@ -220,7 +220,8 @@ void RtcMc146818::write_b(uint8_t value) {
   catch_up();
   const bool was_updating = updating();
   if (was_updating) show_date();
-  if ((value & kBSet) != 0) value &= static_cast<uint8_t>(~kBUpdateEnded);  // [Register B, SET]
+  if ((value & kBSet) != 0)
+    value &= static_cast<uint8_t>(~kBUpdateEnded);  // [MC146818A, Register B]
   memory_[at(RtcReg::kB)] = value;
   if (!was_updating && updating()) take_date();
   update();
@@ -247,7 +248,7 @@ uint8_t RtcMc146818::read_c() {
 
 // --- Interrupts -------------------------------------------------------------------------------
 
-/// Crystal ticks between periodic interrupts; 0 for none. [MC146818A, Table 5]
+/// Crystal ticks between periodic interrupts; 0 for none. [MC146818A, Periodic interrupt rate]
 uint64_t RtcMc146818::periodic_ticks() const {
   const unsigned rate = memory_[at(RtcReg::kA)] & kARateBits;
   const bool held = (memory_[at(RtcReg::kA)] & kADividerHeld) == kADividerHeld;

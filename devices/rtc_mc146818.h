@@ -16,7 +16,7 @@
 
 namespace rhea::devices {
 
-/// The chip's registers, reached through the index port. [MC146818A, Figure 8: address map]
+/// The chip's registers, reached through the index port. [MC146818A, Address map]
 enum class RtcReg : uint8_t {
   kSecond = 0x00,
   kSecondAlarm = 0x01,

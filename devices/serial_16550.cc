@@ -17,7 +17,7 @@ constexpr uint8_t kIerLineStatus = 0x04;
 constexpr uint8_t kIerModemStatus = 0x08;
 constexpr uint8_t kIerBits = 0x0f;
 
-// Interrupt identification, highest priority first. [PC16550D table IV]
+// Interrupt identification, highest priority first. [PC16550D 8.6, interrupt control functions]
 constexpr uint8_t kIirNone = 0x01;
 constexpr uint8_t kIirLineStatus = 0x06;
 constexpr uint8_t kIirReceived = 0x04;
@@ -91,7 +91,8 @@ void Serial16550::do_unrealize() {
   std::exchange(irq_, IrqLine()).lower();
 }
 
-// Master reset leaves the divisor and the scratch register alone. [PC16550D table III]
+// Master reset leaves the divisor and the scratch register alone. [PC16550D 8.0, reset
+// configuration]
 void Serial16550::reset() {
   interrupt_enable_ = 0;
   fifo_control_ = 0;
@@ -317,7 +318,8 @@ void Serial16550::write_interrupt_enable(uint8_t value) {
 uint8_t Serial16550::read_interrupt_id() {
   const uint8_t pending = pending_interrupt();
   if (pending == kIirTransmitterEmpty) {
-    thr_interrupt_ = false;  // reading it is the acknowledgement [PC16550D table IV]
+    thr_interrupt_ =
+        false;  // reading it is the acknowledgement [PC16550D 8.6, interrupt control functions]
     update_irq();
   }
   return static_cast<uint8_t>(pending | (fifo_enabled() ? kIirFifosEnabled : 0));
@@ -401,7 +403,7 @@ void Serial16550::write_read_only(uint8_t) {}  // "factory testing": the chip ig
 uint8_t Serial16550::read_scratch() { return scratch_; }
 void Serial16550::write_scratch(uint8_t value) { scratch_ = value; }
 
-// [PC16550D table IV]
+// [PC16550D 8.6, interrupt control functions]
 uint8_t Serial16550::pending_interrupt() const {
   if ((interrupt_enable_ & kIerLineStatus) != 0 && line_errors_ != 0) return kIirLineStatus;
   if ((interrupt_enable_ & kIerReceived) != 0) {

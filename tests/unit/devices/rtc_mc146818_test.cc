@@ -337,7 +337,7 @@ TEST_CASE("Rtc: enabling an interrupt whose flag is set raises it at once", "[rt
 
 TEST_CASE("Rtc: the periodic interrupt has each of its fifteen rates", "[rtc][sweep]") {
   BqlGuard guard;
-  // [MC146818A, Table 5] with the 32.768 kHz time base
+  // [MC146818A, Periodic interrupt rate] with the 32.768 kHz time base
   const std::vector<Nanoseconds> periods{3'906'250ns, 7'812'500ns, 122'071ns,   244'141ns,
                                          488'282ns,   976'563ns,   1'953'125ns, 3'906'250ns,
                                          7'812'500ns, 15'625us,    31'250us,    62'500us,
