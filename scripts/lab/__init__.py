@@ -1,0 +1,1 @@
+"""The lab: runs stock kernels under the VMM, directly or inside a nested machine. See README.md."""
