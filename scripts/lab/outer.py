@@ -22,7 +22,7 @@ mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys
 mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm
 exec 0</dev/console 1>/dev/console 2>&1
 while read -r module; do insmod "/modules/$module"; done < /modules/order
-ip link set lo up
+ip link set lo up; dmesg -n 1
 [ -c /dev/kvm ] || echo "lab: L1 has no /dev/kvm"
 PYTHONPATH=/{closure.L1_LIBRARY} python3 -S -B -m lab.inside.agent \
     /lab/scenario.py /lab/context.json {EVENTS_PORT} {TTY_PORT}

@@ -22,6 +22,8 @@ from lab.paths import SCRIPTS
 from lab.result import Event, LabResult
 from lab.vmm import Vmm
 
+_LONGEST_WAIT = 3600.0  # epoll cannot wait for ever by a float
+
 EventHandler = Callable[[Event], None]
 
 
@@ -137,7 +139,7 @@ class _Collector:
             if left <= 0:
                 self._result.problem = "time-out: killed"
                 return
-            for key, _ in self._selector.select(left):
+            for key, _ in self._selector.select(min(left, _LONGEST_WAIT)):
                 key.data(key.fd)
         self._judge()
 

@@ -1,0 +1,91 @@
+"""Starts the lab runs that the selected tests need, two side by side, and hands out their results."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1] / "scripts"))
+
+from lab import guest, host, kernel, runner, vmm  # noqa: E402
+from lab.result import LabResult  # noqa: E402
+
+FULL = os.environ.get("RHEA_TEST_SIZE") == "full"
+BIG_RAM_MIB = 3800  # over 3.5 GiB: every VMM splits it around the PCI hole
+FILL_COPIES = 32  # of the guest's busybox, 2 MB each
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One lab run: which scenario, with what."""
+
+    scenario: str
+    timeout: float
+    params: dict[str, Any] = field(default_factory=dict)
+    memory_mib: int = 4096
+    series: str = "6.1"
+
+
+PLANS = {
+    "boot": Plan("boot", 240),
+    "life": Plan("life", 300, {"exit_0_script": guest.run_argument("true\n"),
+                               "big_ram_mib": BIG_RAM_MIB, "fill_copies": FILL_COPIES}, memory_mib=6144),
+    "boot_6_12": Plan("boot", 240, {"boots": ["one_cpu", "pvh"]}, series="6.12"),
+}
+Getter = Callable[[str], LabResult]
+
+
+def _run(plan: Plan, choice: host.Choice) -> LabResult:
+    linux = kernel.fetch(plan.series)
+    files = {
+        "bzimage": linux.bzimage,
+        "vmlinux": linux.vmlinux,
+        "initrd": guest.initramfs(linux),
+        "initrd_button": guest.initramfs(linux, modules=guest.POWER_BUTTON_MODULES),
+    }
+    return runner.run(HERE / "scenarios" / f"{plan.scenario}.py", vmms={"vmm": vmm.find()},
+                      files=files, params={"release": linux.release, **plan.params},
+                      timeout=plan.timeout, memory_mib=plan.memory_mib, choice=choice)
+
+
+@pytest.fixture(scope="session")
+def lab_runs(request: pytest.FixtureRequest) -> Iterator[Getter]:
+    """All runs that the selected tests name by @pytest.mark.lab_run, started at once, two at a time."""
+    wanted = sorted({mark.args[0] for item in request.session.items
+                     for mark in item.iter_markers("lab_run")})
+    choice = host.choose()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        futures: dict[str, Future[LabResult]] = {
+            name: pool.submit(_run, PLANS[name], choice) for name in wanted}
+        yield lambda name: futures[name].result()
+        for future in futures.values():
+            future.cancel()
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, lab_runs: Getter) -> LabResult:
+    """The result of the run that this test's lab_run mark names."""
+    mark = request.node.get_closest_marker("lab_run")
+    assert mark is not None
+    return lab_runs(mark.args[0])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "lab_run(name): the lab run whose outcome the test checks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test of a run waits for all of it: the limit per test covers two runs in a row."""
+    for item in items:
+        if item.get_closest_marker("lab_run") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(700))
+
+
+def pytest_report_header() -> str:
+    return f"lab: VMM under test: {os.environ.get('RHEA_LAB_VMM', 'rhea')}; {host.choose()}"
