@@ -84,20 +84,26 @@ Error fail_errno(int os_errno, fmt::format_string<Args...> format, Args&&... arg
 
 }  // namespace rhea
 
+// Each use gets a name of its own, so that one may stand inside another.
+#define RHEA_JOIN_(a, b) a##b
+#define RHEA_JOIN(a, b) RHEA_JOIN_(a, b)
+
 /// Evaluates to the value of a Result, or returns its error from the enclosing function.
-#define TRY(expression)                            \
-  __extension__({                                  \
-    auto rhea_try_result = (expression);           \
-    if (!rhea_try_result.has_value()) [[unlikely]] \
-      return std::move(rhea_try_result).error();   \
-    std::move(rhea_try_result).value();            \
+#define TRY(expression) RHEA_TRY(expression, RHEA_JOIN(rhea_try_, __COUNTER__))
+#define RHEA_TRY(expression, result)      \
+  __extension__({                         \
+    auto result = (expression);           \
+    if (!result.has_value()) [[unlikely]] \
+      return std::move(result).error();   \
+    std::move(result).value();            \
   })
 
 /// For a Result that cannot fail here: aborts with the error if it does.
-#define MUST(expression)                                                                         \
-  __extension__({                                                                                \
-    auto rhea_must_result = (expression);                                                        \
-    if (!rhea_must_result.has_value()) [[unlikely]]                                              \
-      ::rhea::check_failed(#expression, __FILE__, __LINE__, rhea_must_result.error().message()); \
-    std::move(rhea_must_result).value();                                                         \
+#define MUST(expression) RHEA_MUST(expression, RHEA_JOIN(rhea_must_, __COUNTER__))
+#define RHEA_MUST(expression, result)                                                  \
+  __extension__({                                                                      \
+    auto result = (expression);                                                        \
+    if (!result.has_value()) [[unlikely]]                                              \
+      ::rhea::check_failed(#expression, __FILE__, __LINE__, result.error().message()); \
+    std::move(result).value();                                                         \
   })
