@@ -1,23 +1,22 @@
 #include "util/aio_context.h"
 
-#include <sys/epoll.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
+#include "util/bql.h"
 #include "util/check.h"
 #include "util/internal/aio_impl.h"
-#include "util/internal/thread_state.h"
 #include "util/lock_rank.h"
-#include "util/rcu.h"
 #include "util/sync_point.h"
-#include "util/thread.h"
 
 namespace rhea {
 namespace {
 
 uint32_t to_epoll(FdEvents events) {
+  // A hang-up is always reported, and level-triggered it would keep a loop that waits for nothing
+  // from sleeping. Edge-triggered it comes once.
+  if (events == FdEvents::kNone) return EPOLLET;
   return (has(events, FdEvents::kRead) ? uint32_t{EPOLLIN | EPOLLRDHUP} : 0U) |
          (has(events, FdEvents::kWrite) ? uint32_t{EPOLLOUT} : 0U);
 }
@@ -30,12 +29,31 @@ FdEvents from_epoll(uint32_t ready) {
   return static_cast<FdEvents>((read ? 1 : 0) | (write ? 2 : 0));
 }
 
-int this_thread() noexcept {
-  thread_local const int id = current_thread_id();
-  return id;
+FdEvents both(FdEvents a, FdEvents b) {
+  return static_cast<FdEvents>(static_cast<uint8_t>(a) & static_cast<uint8_t>(b));
 }
 
 }  // namespace
+
+namespace internal {
+
+size_t wait_for_any(std::span<pollfd> fds, Nanoseconds limit) {
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limit);
+  const timespec timeout{.tv_sec = seconds.count(), .tv_nsec = (limit - seconds).count()};
+  const int n =
+      ::ppoll(fds.data(), fds.size(), limit == Nanoseconds::max() ? nullptr : &timeout, nullptr);
+  RHEA_CHECK(n >= 0 || errno == EINTR, "ppoll: errno {}", errno);
+  return static_cast<size_t>(std::max(n, 0));
+}
+
+void assert_poll_is_legal() {
+  const ThreadState& thread = thread_state();
+  RHEA_CHECK(thread.rcu_depth == 0, "poll inside an RCU read section");
+  RHEA_CHECK(held_locks_below_bql() == 0, "poll with a lock held");
+  RHEA_CHECK(thread.current == nullptr, "poll inside a coroutine");
+}
+
+}  // namespace internal
 
 // --- Bh ---
 
@@ -66,18 +84,23 @@ void Bh::cancel() {
 FdWatch::FdWatch() = default;
 FdWatch::FdWatch(std::unique_ptr<State> state) : state_(std::move(state)) {}
 FdWatch::FdWatch(FdWatch&&) noexcept = default;
+FdWatch::~FdWatch() { end(); }
 
 FdWatch& FdWatch::operator=(FdWatch&& other) noexcept {
-  std::swap(state_, other.state_);
+  if (this != &other) {
+    end();
+    state_ = std::move(other.state_);
+  }
   return *this;
 }
 
-FdWatch::~FdWatch() {
+void FdWatch::end() {
   if (state_ == nullptr) return;
-  state_->context->assert_home("a watch ends");
-  state_->context->control(EPOLL_CTL_DEL, *state_);
-  state_->dead = true;
-  state_->context->bury(std::move(state_));
+  AioContext::Impl& context = *state_->context;
+  context.assert_home("a watch ends");
+  context.control(EPOLL_CTL_DEL, *state_);
+  std::erase(context.ready_checks, state_.get());
+  context.forget(std::move(state_));
 }
 
 void FdWatch::set_events(FdEvents events) {
@@ -87,7 +110,15 @@ void FdWatch::set_events(FdEvents events) {
   state_->context->control(EPOLL_CTL_MOD, *state_);
 }
 
-// --- AioContext::Impl ---
+void FdWatch::set_ready_check(std::move_only_function<bool()> ready) {
+  AioContext::Impl& context = *state_->context;
+  context.assert_home("a watch changes");
+  std::erase(context.ready_checks, state_.get());
+  state_->ready = std::move(ready);
+  if (state_->ready) context.ready_checks.push_back(state_.get());
+}
+
+// --- AioContext::Impl: its parts ---
 
 Result<void> AioContext::Impl::open() {
   epoll = Fd(::epoll_create1(EPOLL_CLOEXEC));
@@ -99,19 +130,54 @@ Result<void> AioContext::Impl::open() {
   if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, wake.get(), &event) < 0) {
     return fail_errno(errno, "epoll_ctl");
   }
-  home = this_thread();
+  home = &internal::thread_state();
   return ok();
 }
 
 AioContext::Impl::~Impl() {
-  taken_bottom_halves.append(bottom_halves.take_all());
-  while (Bh::Node* node = taken_bottom_halves.pop()) {
-    node->state.store(0, std::memory_order_release);  // pairs with the load in ~Bh()
-    if (node->orphaned) delete node;
+  // What a post carries may post again when it is destroyed.
+  while (!bottom_halves.empty() || !taken_bottom_halves.empty()) {
+    taken_bottom_halves.append(bottom_halves.take_all());
+    while (Bh::Node* node = taken_bottom_halves.pop()) {
+      node->state.store(0, std::memory_order_release);  // pairs with the load in ~Bh()
+      if (node->orphaned) delete node;
+    }
   }
+  RHEA_CHECK(watches == 0, "context {} goes with {} watches on it", name, watches);
   RHEA_CHECK(resumables.empty() && taken_resumables.empty(),
              "context {} goes with a coroutine to resume", name);
 }
+
+void AioContext::Impl::assert_home(const char* what) const {
+  // relaxed: only the home thread itself finds its own address here
+  RHEA_CHECK(home.load(std::memory_order_relaxed) == &internal::thread_state(),
+             "{} on a thread that is not the home of context {}", what, name);
+}
+
+void AioContext::Impl::assert_may_poll() const {
+  assert_home("poll");
+  RHEA_CHECK(role != Role::kMainService, "the service context is polled by the main loop alone");
+  if (role == Role::kMainBlock) bql.assert_held();
+  internal::assert_poll_is_legal();
+}
+
+void AioContext::Impl::control(int operation, FdWatch::State& state) const {
+  epoll_event event{};
+  event.events = to_epoll(state.events);
+  event.data.ptr = &state;
+  // The descriptor outlives its watch, so only a bug makes this fail.
+  RHEA_CHECK(::epoll_ctl(epoll.get(), operation, state.fd, &event) == 0,
+             "epoll_ctl on fd {}: errno {}", state.fd, errno);
+}
+
+void AioContext::Impl::forget(std::unique_ptr<FdWatch::State> state) {
+  --watches;
+  state->dead = true;
+  // A dispatch may hold it in its list of ready ones, or be inside its callback.
+  if (depth > 0) graveyard.push_back(std::move(state));
+}
+
+// --- AioContext::Impl: publishing work ---
 
 void AioContext::Impl::schedule(Bh::Node& node) {
   // acq_rel: pairs with run(). If the node is listed still, that run is to come and will see what
@@ -119,54 +185,102 @@ void AioContext::Impl::schedule(Bh::Node& node) {
   const uint8_t before =
       node.state.fetch_or(Bh::Node::kListed | Bh::Node::kScheduled, std::memory_order_acq_rel);
   if ((before & Bh::Node::kListed) != 0) return;
-  RHEA_SYNC_POINT("aio.schedule.before_push");
+  RHEA_SYNC_POINT("AioContext::schedule: marked, not yet in the list");
   bottom_halves.push(node);
-  notify();
+  RHEA_SYNC_POINT("AioContext::schedule: in the list, nobody woken yet");
+  wake_sleeper();
 }
 
-void AioContext::Impl::notify() {
+void AioContext::Impl::wake_sleeper() {
   gate.notify([this] {
     kicks.fetch_add(1, std::memory_order_relaxed);
     signal_eventfd(wake.get());
   });
 }
 
-void AioContext::Impl::assert_home(const char* what) const {
-  RHEA_CHECK(home.load(std::memory_order_relaxed) == this_thread(), "{} on a foreign thread", what);
+bool AioContext::Impl::has_pending() const noexcept {
+  // relaxed: a look before a sleep is ordered by the gate's fence, any other may be late
+  return !bottom_halves.empty() || !resumables.empty() || !taken_bottom_halves.empty() ||
+         !taken_resumables.empty() || nudged.load(std::memory_order_relaxed);
 }
 
-bool AioContext::Impl::has_pending() const noexcept {
-  return !bottom_halves.empty() || !resumables.empty() || !taken_bottom_halves.empty() ||
-         !taken_resumables.empty();
-}
+// --- AioContext::Impl: waiting ---
 
 Nanoseconds AioContext::Impl::sleep_limit() const {
   return has_pending() ? Nanoseconds::zero() : timers.host_time_until_next();
 }
 
 size_t AioContext::Impl::wait(Nanoseconds limit) {
-  timespec timeout{};
-  const bool for_ever = limit == Nanoseconds::max();
-  if (!for_ever) {
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limit);
-    timeout.tv_sec = seconds.count();
-    timeout.tv_nsec = (limit - seconds).count();
+  int timeout_ms = limit == Nanoseconds::max() ? -1 : 0;
+  if (timeout_ms == 0 && limit != Nanoseconds::zero()) {
+    // epoll_wait knows milliseconds only; epoll_pwait2 is younger than some hosts' system call
+    // filters. Only loops with an armed timer pay for the second call.
+    pollfd self{.fd = epoll.get(), .events = POLLIN, .revents = 0};
+    if (internal::wait_for_any({&self, 1}, limit) == 0) return 0;
   }
-  const int n = ::epoll_pwait2(epoll.get(), events.data(), static_cast<int>(events.size()),
-                               for_ever ? nullptr : &timeout, nullptr);
-  RHEA_CHECK(n >= 0 || errno == EINTR, "epoll_pwait2: errno {}", errno);
+  const int n =
+      ::epoll_wait(epoll.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
+  RHEA_CHECK(n >= 0 || errno == EINTR, "epoll_wait: errno {}", errno);
   return static_cast<size_t>(std::max(n, 0));
 }
 
+size_t AioContext::Impl::sleep() {
+  gate.prepare_to_sleep();
+  RHEA_SYNC_POINT("AioContext::poll: announced, not yet looked");
+  const Nanoseconds limit = sleep_limit();
+  RHEA_SYNC_POINT("AioContext::poll: looked, not yet asleep");
+  const size_t ready = wait(limit);
+  gate.done_sleeping();
+  return ready;
+}
+
+size_t AioContext::Impl::wait_for_work() {
+  if (!busy_poll.enabled()) return sleep();
+  const Nanoseconds start = host_clock.now();
+  const Nanoseconds end = std::min(start + busy_poll.span(), timers.next_deadline());
+  const std::optional<size_t> found = look_around(end);
+  const size_t ready = found.has_value() ? *found : sleep();
+  busy_poll.work_came_after(host_clock.now() - start);
+  return ready;
+}
+
+/// Looks for work until `end` without sleeping; nothing if none came.
+std::optional<size_t> AioContext::Impl::look_around(Nanoseconds end) {
+  do {
+    // The descriptors are asked every time: work that always is there must not starve them.
+    const size_t ready = add_ready_watches(wait(Nanoseconds::zero()));
+    if (ready > 0 || has_pending()) return ready;
+  } while (host_clock.now() < end);
+  return std::nullopt;
+}
+
+/// Adds to `events` the watches whose ready check says yes.
+size_t AioContext::Impl::add_ready_watches(size_t ready) {
+  for (FdWatch::State* state : ready_checks) {
+    if (ready == events.size()) break;  // they are asked again the next time
+    const auto end = events.begin() + static_cast<ptrdiff_t>(ready);
+    const auto is_in = [state](const epoll_event& e) { return e.data.ptr == state; };
+    if (std::any_of(events.begin(), end, is_in) || !state->ready()) continue;
+    events[ready].events = EPOLLIN;
+    events[ready].data.ptr = state;
+    ++ready;
+  }
+  return ready;
+}
+
+// --- AioContext::Impl: running ---
+
 bool AioContext::Impl::dispatch(size_t ready) {
   ++depth;
-  bool progress = false;
+  // I9: the eventfd is cleared before anything is consumed.
   for (size_t i = 0; i < ready; ++i) {
-    if (events[i].data.ptr == nullptr)
-      clear_eventfd(wake.get());  // I9: before anything is consumed
+    if (events[i].data.ptr == nullptr) clear_eventfd(wake.get());
   }
+  // acq_rel: pairs with notify(), whose caller has published something for ours to see. A nudge
+  // that this look misses stays for the next poll.
+  if (nudged.load(std::memory_order_relaxed)) nudged.exchange(false, std::memory_order_acq_rel);
   // Descriptors first: `events` belongs to this frame only until a callback polls nested.
-  progress |= run_watches(ready);
+  bool progress = run_watches(ready);
   progress |= run_bottom_halves();
   progress |= run_resumables();
   progress |= timers.run_expired();
@@ -181,8 +295,7 @@ bool AioContext::Impl::run_watches(size_t ready) {
   for (size_t i = 0; i < ready; ++i) {
     auto* state = static_cast<FdWatch::State*>(now[i].data.ptr);
     if (state == nullptr || state->dead) continue;
-    const auto wanted = static_cast<FdEvents>(static_cast<uint8_t>(from_epoll(now[i].events)) &
-                                              static_cast<uint8_t>(state->events));
+    const FdEvents wanted = both(from_epoll(now[i].events), state->events);
     if (wanted == FdEvents::kNone) continue;
     progress = true;
     state->callback(wanted);
@@ -190,27 +303,27 @@ bool AioContext::Impl::run_watches(size_t ready) {
   return progress;
 }
 
-void AioContext::Impl::run(Bh::Node& node) {
+bool AioContext::Impl::run_bottom_halves() {
+  taken_bottom_halves.append(bottom_halves.take_all());
+  bool progress = false;
+  while (Bh::Node* node = taken_bottom_halves.pop()) progress |= run(*node);
+  return progress;
+}
+
+/// Runs a node that was taken off the list. False if it had been cancelled.
+bool AioContext::Impl::run(Bh::Node& node) {
   // acq_rel: pairs with schedule(). Cleared before the callback looks at what was published: a
   // schedule that comes later lists the node anew.
   const uint8_t before = node.state.exchange(0, std::memory_order_acq_rel);
-  if ((before & Bh::Node::kScheduled) != 0) {
+  const bool wanted = (before & Bh::Node::kScheduled) != 0;
+  if (wanted) {
     const bool outer = std::exchange(node.running, true);
     node.callback();
     node.running = outer;
   }
   const bool listed = (node.state.load(std::memory_order_acquire) & Bh::Node::kListed) != 0;
   if (node.orphaned && !node.running && !listed) delete &node;
-}
-
-bool AioContext::Impl::run_bottom_halves() {
-  taken_bottom_halves.append(bottom_halves.take_all());
-  bool progress = false;
-  while (Bh::Node* node = taken_bottom_halves.pop()) {
-    run(*node);
-    progress = true;
-  }
-  return progress;
+  return wanted;
 }
 
 bool AioContext::Impl::run_resumables() {
@@ -221,36 +334,6 @@ bool AioContext::Impl::run_resumables() {
     progress = true;
   }
   return progress;
-}
-
-void AioContext::Impl::control(int operation, FdWatch::State& state) const {
-  epoll_event event{};
-  event.events = to_epoll(state.events);
-  event.data.ptr = &state;
-  // The descriptor outlives its watch, so only a bug makes this fail.
-  RHEA_CHECK(::epoll_ctl(epoll.get(), operation, state.fd, &event) == 0,
-             "epoll_ctl on fd {}: errno {}", state.fd, errno);
-}
-
-void AioContext::Impl::bury(std::unique_ptr<FdWatch::State> state) {
-  // A dispatch may hold it in its list of ready ones, or be inside its callback.
-  if (depth > 0) graveyard.push_back(std::move(state));
-}
-
-/// Busy-polls for up to `busy_poll`; true if something turned up. The time doubles when something
-/// came soon after a sleep began, and is halved when it was spent in vain.
-bool AioContext::Impl::look_around() {
-  if (busy_poll_limit == Nanoseconds::zero()) return false;
-  constexpr Nanoseconds kFirst{4000};
-  const Nanoseconds end = host_clock.now() + busy_poll;
-  do {
-    if (has_pending() || wait(Nanoseconds::zero()) > 0) {
-      busy_poll = std::min(std::max(busy_poll * 2, kFirst), busy_poll_limit);
-      return true;
-    }
-  } while (host_clock.now() < end);
-  busy_poll = std::max(busy_poll / 2, std::min(kFirst, busy_poll_limit));
-  return false;
 }
 
 // --- AioContext ---
@@ -274,10 +357,14 @@ void AioContext::post(std::move_only_function<void()> callback) {
 
 void AioContext::resume_later(Resumable& resumable) {
   impl_->resumables.push(resumable);
-  impl_->notify();
+  impl_->wake_sleeper();
 }
 
-void AioContext::notify() { impl_->notify(); }
+void AioContext::notify() {
+  // release: pairs with the exchange in dispatch()
+  impl_->nudged.store(true, std::memory_order_release);
+  impl_->wake_sleeper();
+}
 
 Result<FdWatch> AioContext::watch(int fd, FdEvents events,
                                   std::move_only_function<void(FdEvents)> callback) {
@@ -294,38 +381,29 @@ Result<FdWatch> AioContext::watch(int fd, FdEvents events,
   if (::epoll_ctl(impl_->epoll.get(), EPOLL_CTL_ADD, fd, &event) < 0) {
     return fail_errno(errno, "cannot watch descriptor {}", fd);
   }
+  ++impl_->watches;
   return FdWatch(std::move(state));
 }
 
 TimerList& AioContext::timers() noexcept { return impl_->timers; }
 
 bool AioContext::poll(PollMode mode) {
-  impl_->assert_home("poll");
-  RHEA_CHECK(!impl_->only_outermost, "the service context is polled by the main loop alone");
-  const internal::ThreadState& thread = internal::thread_state();
-  RHEA_CHECK(thread.rcu_depth == 0, "poll inside an RCU read section");
-  RHEA_CHECK(held_locks_below_bql() == 0, "poll with a lock held");
-  RHEA_CHECK(thread.current == nullptr, "poll inside a coroutine");
-  if (mode == PollMode::kNonBlocking || impl_->look_around()) {
-    return impl_->dispatch(impl_->wait(Nanoseconds::zero()));
-  }
-  impl_->gate.prepare_to_sleep();
-  RHEA_SYNC_POINT("aio.poll.announced");
-  const size_t ready = impl_->wait(impl_->sleep_limit());
-  impl_->gate.done_sleeping();
-  return impl_->dispatch(ready);
+  impl_->assert_may_poll();
+  const bool may_sleep = mode == PollMode::kBlocking;
+  return impl_->dispatch(may_sleep ? impl_->wait_for_work() : impl_->wait(Nanoseconds::zero()));
 }
 
-void AioContext::set_busy_poll(Nanoseconds longest) {
-  impl_->assert_home("busy-poll changes");
-  impl_->busy_poll_limit = impl_->busy_poll = longest;
+void AioContext::set_busy_poll(const BusyPollParams& params) {
+  impl_->assert_home("busy-polling changes");
+  RHEA_CHECK(params.longest >= Nanoseconds::zero() && params.grow >= 1);
+  impl_->busy_poll.configure(params);
 }
 
 uint64_t AioContext::kicks() const noexcept { return impl_->kicks.load(std::memory_order_relaxed); }
 bool AioContext::is_home() const noexcept {
-  return impl_->home.load(std::memory_order_relaxed) == this_thread();
+  return impl_->home.load(std::memory_order_relaxed) == &internal::thread_state();
 }
-void AioContext::rebind_home() noexcept { impl_->home = this_thread(); }
+void AioContext::rebind_home() noexcept { impl_->home = &internal::thread_state(); }
 const std::string& AioContext::name() const noexcept { return impl_->name; }
 
 }  // namespace rhea

@@ -11,8 +11,8 @@ Nanoseconds HostClock::now() const noexcept {
 }
 
 Nanoseconds HostClock::host_time_until(Nanoseconds deadline) const noexcept {
-  const Nanoseconds left = deadline - now();
-  return left > Nanoseconds::zero() ? left : Nanoseconds::zero();
+  const Nanoseconds time = now();
+  return deadline > time ? deadline - time : Nanoseconds::zero();
 }
 
 }  // namespace rhea

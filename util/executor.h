@@ -5,7 +5,7 @@
 
 namespace rhea {
 
-/// Something that an executor can run once more: a coroutine.
+/// Something that an executor can run once more: a coroutine, the reply of a pool's job.
 /// The link belongs to the executor between resume_later() and resume().
 struct Resumable {
   virtual void resume() = 0;

@@ -1,49 +1,50 @@
 #include "util/main_loop.h"
 
-#include <poll.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cerrno>
 #include <utility>
 
 #include "util/check.h"
 #include "util/internal/aio_impl.h"
-#include "util/lock_rank.h"
-#include "util/rcu.h"
+#include "util/sync_point.h"
 
 namespace rhea {
 
 struct MainLoop::Impl {
   std::unique_ptr<AioContext> service;
   std::unique_ptr<AioContext> block;
-  TimerList* vm_timers = nullptr;  // guarded by the BQL
+  TimerList* vm_timers GUARDED_BY(bql) = nullptr;
   std::atomic<bool> quit{false};
   bool turning = false;  // main only
 
   std::array<AioContext::Impl*, 2> contexts() { return {service->impl_.get(), block->impl_.get()}; }
 
-  /// Sleeps without the BQL until one of the contexts has something, or a timer is due.
-  void sleep() REQUIRES(bql) {
-    for (AioContext::Impl* context : contexts()) context->gate.prepare_to_sleep();
+  /// How long nothing can happen by itself; for after the counts are raised.
+  Nanoseconds sleep_limit() REQUIRES(bql) {
+    // relaxed: ordered by the gate's fence; request_quit() goes through the gate afterwards
+    if (quit.load(std::memory_order_relaxed)) return Nanoseconds::zero();
     Nanoseconds limit =
         vm_timers != nullptr ? vm_timers->host_time_until_next() : Nanoseconds::max();
     for (AioContext::Impl* context : contexts()) limit = std::min(limit, context->sleep_limit());
-    if (quit.load(std::memory_order_relaxed)) limit = Nanoseconds::zero();
+    return limit;
+  }
+
+  /// Sleeps without the BQL until one of the contexts has something, or a timer is due.
+  void sleep() REQUIRES(bql) {
+    // Both before a look at either: what is published in between must find a sleeper.
+    for (AioContext::Impl* context : contexts()) context->gate.prepare_to_sleep();
+    const Nanoseconds limit = sleep_limit();
+    RHEA_SYNC_POINT("MainLoop::turn: looked, not yet asleep");
     std::array<pollfd, 2> fds{};
     for (size_t i = 0; i < fds.size(); ++i) {
       fds[i] = pollfd{.fd = contexts()[i]->epoll.get(), .events = POLLIN, .revents = 0};
     }
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limit);
-    const timespec timeout{.tv_sec = seconds.count(), .tv_nsec = (limit - seconds).count()};
     bql.unlock();
-    const int n =
-        ::ppoll(fds.data(), fds.size(), limit == Nanoseconds::max() ? nullptr : &timeout, nullptr);
-    const int error = errno;
-    bql.lock();
-    RHEA_CHECK(n >= 0 || error == EINTR, "ppoll: errno {}", error);
+    internal::wait_for_any(fds, limit);
+    // Awake already while it waits for the lock: what comes now needs no kick.
     for (AioContext::Impl* context : contexts()) context->gate.done_sleeping();
+    bql.lock();
   }
 };
 
@@ -54,7 +55,8 @@ Result<std::unique_ptr<MainLoop>> MainLoop::create() {
   auto impl = std::make_unique<Impl>();
   impl->service = TRY(AioContext::create("service"));
   impl->block = TRY(AioContext::create("block"));
-  impl->service->impl_->only_outermost = true;
+  impl->service->impl_->role = AioContext::Impl::Role::kMainService;
+  impl->block->impl_->role = AioContext::Impl::Role::kMainBlock;
   return std::unique_ptr<MainLoop>(new MainLoop(std::move(impl)));
 }
 
@@ -69,8 +71,7 @@ void MainLoop::serve_timers(TimerList* timers) {
 void MainLoop::turn() {
   impl_->service->impl_->assert_home("the main loop turns");
   RHEA_CHECK(!std::exchange(impl_->turning, true), "the main loop is turned inside itself");
-  RHEA_CHECK(!rcu.in_read_section(), "poll inside an RCU read section");
-  RHEA_CHECK(held_locks_below_bql() == 0, "poll with a lock held");
+  internal::assert_poll_is_legal();
   impl_->sleep();
   for (AioContext::Impl* context : impl_->contexts()) {
     context->dispatch(context->wait(Nanoseconds::zero()));

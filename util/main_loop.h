@@ -29,12 +29,14 @@ class MainLoop {
   AioContext& block() noexcept;
 
   /// Serves `timers` (the machine's clock) as well, until it is replaced or set to null. Their
-  /// callbacks run on main with the BQL held.
+  /// callbacks run on main with the BQL held. Its `on_earlier`, and whoever starts its clock, calls
+  /// service().notify().
   void serve_timers(TimerList* timers) REQUIRES(bql);
 
-  /// Runs turns until request_quit().
+  /// Runs turns until request_quit(), which may have come before.
   void run() REQUIRES(bql);
-  /// One outermost turn: sleeps (BQL released) until something is ready, then runs it.
+  /// One outermost turn: sleeps until something is ready, then runs it. The BQL is let go once in
+  /// every turn, also if there is no reason to sleep, so that vCPUs get it from a busy loop.
   void turn() REQUIRES(bql);
   /// Makes run() return after the current turn. Any thread; async-signal-safe it is not.
   void request_quit();

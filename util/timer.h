@@ -13,7 +13,8 @@ class TimerList;
 /// A one-shot timer; arm it again in its callback for a period.
 /// Thread: the home thread of its list; or, for a list of the machine's clock, any thread that
 /// holds the BQL, under which its callbacks run. Destroying or cancelling it guarantees that the
-/// callback does not start afterwards.
+/// callback does not start afterwards. Its own callback may destroy it.
+/// Invariants: it does not outlive its list. Arming again allocates nothing.
 class Timer {
  public:
   Timer(TimerList& list, std::move_only_function<void()> callback);
@@ -21,7 +22,8 @@ class Timer {
   Timer(const Timer&) = delete;
   Timer& operator=(const Timer&) = delete;
 
-  /// (Re-)arms for an absolute time of the list's clock.
+  /// (Re-)arms for an absolute time of the list's clock. One that is past is due at once;
+  /// Nanoseconds::max() never is.
   void arm_at(Nanoseconds deadline);
   void arm_after(Nanoseconds delay);
   void cancel();
@@ -36,11 +38,12 @@ class Timer {
 };
 
 /// The armed timers of one clock, served by one loop.
-/// Thread: guarded by its own leaf lock; run_expired() only by the loop that serves it.
+/// Thread: guarded by its own leaf lock, looks take none; run_expired() only by the loop that
+/// serves it.
 class TimerList {
  public:
-  /// `on_earlier` is called (any thread) when the earliest deadline moved forward, so that a
-  /// sleeping loop looks again.
+  /// `on_earlier` is called (any thread, no lock held) when the earliest deadline moved forward, so
+  /// that a sleeping loop looks again.
   TimerList(const Clock& clock, std::move_only_function<void()> on_earlier);
   ~TimerList();
 
@@ -49,7 +52,9 @@ class TimerList {
   Nanoseconds host_time_until_next() const;
   /// The earliest deadline on the list's own clock; Nanoseconds::max() when none is armed.
   Nanoseconds next_deadline() const;
-  /// Runs every timer whose deadline is at or before now(), earliest first. True if any ran.
+  /// Runs every timer whose deadline is at or before now(), earliest first, and of equal ones the
+  /// one armed first. What their callbacks arm waits for the next call. True if any ran.
+  /// A callback may call it again (a nested poll does): that one goes on where this one stands.
   bool run_expired();
 
  private:

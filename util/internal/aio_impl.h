@@ -1,17 +1,22 @@
 // AioContext's inside, shared by the context, its watches, its bottom halves and the main loop.
 #pragma once
 
+#include <poll.h>
 #include <sys/epoll.h>
 
 #include <array>
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "util/aio_context.h"
 #include "util/fd.h"
+#include "util/internal/busy_poll.h"
+#include "util/internal/thread_state.h"
 #include "util/internal/work_list.h"
 #include "util/notify_gate.h"
 #include "util/timer.h"
@@ -39,62 +44,90 @@ struct FdWatch::State {
   int fd = -1;
   FdEvents events = FdEvents::kNone;
   std::move_only_function<void(FdEvents)> callback;
+  std::move_only_function<bool()> ready;
   bool dead = false;
 };
 
 struct AioContext::Impl {
-  explicit Impl(std::string n) : name(std::move(n)), timers(host_clock, [this] { notify(); }) {}
+  /// Who may poll, beyond the rules for all.
+  enum class Role : uint8_t {
+    kOrdinary,     ///< the home thread
+    kMainBlock,    ///< main, with the BQL
+    kMainService,  ///< the main loop itself, never nested
+  };
+
+  explicit Impl(std::string n)
+      : name(std::move(n)), timers(host_clock, [this] { wake_sleeper(); }) {}
   ~Impl();
 
   Result<void> open();
 
   // Any thread.
   void schedule(Bh::Node& node);
-  void notify();
+  /// For work that every poll looks for before it sleeps.
+  void wake_sleeper();
 
   // Home thread.
   void assert_home(const char* what) const;
+  void assert_may_poll() const;
   bool has_pending() const noexcept;
   /// Host time a poll may sleep: zero if something is pending.
   Nanoseconds sleep_limit() const;
-  /// Waits on the context's own epoll instance; returns the number of ready descriptors.
+  /// Waits on the context's own epoll instance; returns the number of entries in `events`.
   size_t wait(Nanoseconds limit);
-  /// Everything between a wait that returned `ready` descriptors and the next look: clear the
-  /// eventfd, then consume.
-  bool dispatch(size_t ready);
-  void control(int operation, FdWatch::State& state) const;
-  void bury(std::unique_ptr<FdWatch::State> state);
+  /// The blocking wait of one poll, busy-polling included.
+  size_t wait_for_work();
+  size_t sleep();
+  std::optional<size_t> look_around(Nanoseconds end);
+  size_t add_ready_watches(size_t ready);
 
-  void run(Bh::Node& node);
-  bool run_bottom_halves();
-  bool run_resumables();
+  /// Everything between a wait that left `ready` entries and the next look: clear the eventfd, then
+  /// consume.
+  bool dispatch(size_t ready);
   bool run_watches(size_t ready);
-  bool look_around();
+  bool run_bottom_halves();
+  bool run(Bh::Node& node);
+  bool run_resumables();
+
+  void control(int operation, FdWatch::State& state) const;
+  void forget(std::unique_ptr<FdWatch::State> state);
 
   static constexpr size_t kEventsPerTurn = 64;
 
   const std::string name;
   HostClock host_clock;
   TimerList timers;
-  std::atomic<int> home{0};  // thread id
+  std::atomic<const internal::ThreadState*> home{nullptr};
+  Role role = Role::kOrdinary;
   Fd epoll;
   Fd wake;
   NotifyGate gate;
+  std::atomic<bool> nudged{false};  // by notify()
   internal::WorkList<Bh::Node, &Bh::Node::next> bottom_halves;
   internal::WorkList<Resumable, &Resumable::next_resumable> resumables;
-  // Taken and not yet run. Members, so that a nested poll goes on where the outer one stands: what
-  // it waits for may be next in line. Home thread only.
-  internal::TakenList<Bh::Node, &Bh::Node::next> taken_bottom_halves;
-  internal::TakenList<Resumable, &Resumable::next_resumable> taken_resumables;
   std::atomic<uint64_t> kicks{0};  // relaxed: a statistic, orders nothing
 
-  // Home thread only.
+  // Home thread only from here on.
+  // Taken and not yet run. Members, so that a nested poll goes on where the outer one stands: what
+  // it waits for may be next in line.
+  internal::TakenList<Bh::Node, &Bh::Node::next> taken_bottom_halves;
+  internal::TakenList<Resumable, &Resumable::next_resumable> taken_resumables;
   std::array<epoll_event, kEventsPerTurn> events{};
-  unsigned depth = 0;           // nested dispatches
-  bool only_outermost = false;  // main's service context: polled by the main loop alone
-  std::vector<std::unique_ptr<FdWatch::State>> graveyard;  // watches that died during a dispatch
-  Nanoseconds busy_poll_limit{0};
-  Nanoseconds busy_poll{0};
+  internal::BusyPoll busy_poll;
+  size_t watches = 0;
+  std::vector<FdWatch::State*> ready_checks;               // those watches that have one
+  unsigned depth = 0;                                      // nested dispatches
+  std::vector<std::unique_ptr<FdWatch::State>> graveyard;  // watches that ended during a dispatch
 };
+
+namespace internal {
+
+/// ppoll(2) with `limit` to the nanosecond (max(): for ever). How many are ready; 0 for a signal.
+size_t wait_for_any(std::span<pollfd> fds, Nanoseconds limit);
+
+/// What every poll of every loop demands of its caller.
+void assert_poll_is_legal();
+
+}  // namespace internal
 
 }  // namespace rhea
