@@ -7,6 +7,7 @@
 
 #include "tests/support/fake_irq.h"
 #include "tests/support/manual_clock.h"
+#include "tests/support/watchdog.h"
 #include "util/thread.h"
 
 using namespace rhea;
@@ -278,6 +279,7 @@ TEST_CASE("Pm: a thread that holds the BQL does not stop reads of the timer", "[
     pm.clock.advance(1s);
     value = pm.timer();
   }));
+  test::Watchdog watchdog("a read of the PM timer", 30s);
   reader.join();  // would never come if the read needed the BQL
   CHECK(value == 3'579'545);
   CHECK(bql.acquisitions() == before);

@@ -13,6 +13,7 @@
 #include "memory/address_space.h"
 #include "tests/support/fake_irq.h"
 #include "tests/support/manual_clock.h"
+#include "tests/support/watchdog.h"
 #include "util/rcu.h"
 #include "util/thread.h"
 
@@ -136,6 +137,7 @@ TEST_CASE("Ports: a vCPU reads the PM timer while another thread holds the BQL",
   uint64_t value = 0;
   const uint64_t before = bql.acquisitions();
   auto vcpu = MUST(Thread::start("vcpu", [&] { value = ports.in(0x608, 4); }));
+  test::Watchdog watchdog("a read of the PM timer", 30s);
   vcpu.join();  // would never come if the dispatch took the BQL
   CHECK(value == 3'579'545);
   CHECK(bql.acquisitions() == before);
