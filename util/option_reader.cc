@@ -11,6 +11,10 @@ OptionReader::OptionReader(OptionTree options, std::string prefix)
   RHEA_CHECK(options_.is_object());
 }
 
+Error OptionReader::missing(std::string_view key) const {
+  return fail(ErrorKind::kInvalidArgument, "Parameter '{}' is missing", full(key));
+}
+
 Result<std::optional<std::string>> OptionReader::take_string(std::string_view key) {
   if (!has(key)) return std::optional<std::string>();
   const OptionTree value = options_.take(key);
@@ -23,7 +27,13 @@ Result<std::optional<std::string>> OptionReader::take_string(std::string_view ke
 
 Result<std::string> OptionReader::take_required(std::string_view key) {
   auto value = TRY(take_string(key));
-  if (!value) return fail(ErrorKind::kInvalidArgument, "Parameter '{}' is missing", full(key));
+  if (!value) return missing(key);
+  return *std::move(value);
+}
+
+Result<std::string> OptionReader::take_required_identifier(std::string_view key) {
+  auto value = TRY(take_identifier(key));
+  if (!value) return missing(key);
   return *std::move(value);
 }
 

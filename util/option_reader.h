@@ -23,6 +23,7 @@ class OptionReader {
   Result<std::string> take_required(std::string_view key);
   /// A name by which others refer to this object.
   Result<std::optional<std::string>> take_identifier(std::string_view key);
+  Result<std::string> take_required_identifier(std::string_view key);
   Result<std::optional<bool>> take_bool(std::string_view key);
   Result<std::optional<uint64_t>> take_uint(std::string_view key, uint64_t min = 0,
                                             uint64_t max = std::numeric_limits<uint64_t>::max());
@@ -41,6 +42,8 @@ class OptionReader {
 
  private:
   std::string full(std::string_view key) const { return prefix_ + std::string(key); }
+
+  Error missing(std::string_view key) const;
 
   OptionTree options_;
   std::string prefix_;

@@ -66,7 +66,9 @@ struct VmConfig {
   bool daemonize = false;
   std::optional<std::string> pidfile;
   std::optional<std::string> name;
-  std::optional<std::string> uuid;  ///< canonical lower-case text
+  std::optional<std::string> uuid;      ///< canonical lower-case text
+  std::optional<std::string> log_spec;  ///< -d
+  std::optional<std::string> log_file;  ///< -D
 };
 
 }  // namespace rhea::vmm
