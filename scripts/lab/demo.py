@@ -146,6 +146,9 @@ class Demo:
 def main() -> int:
     signals_raise()
     options = parse(sys.argv[1:])
+    if not options.batch and not sys.stdin.isatty():
+        print("demo: an interactive shell needs a terminal on stdin; try --batch", file=sys.stderr)
+        return 2
     try:
         demo = Demo(options)
         return demo.batch() if options.batch else demo.interactive()

@@ -22,7 +22,7 @@ from lab.paths import SCRIPTS
 from lab.result import Event, LabResult
 from lab.vmm import Vmm
 
-_LONGEST_WAIT = 3600.0  # epoll cannot wait for ever by a float
+_LONGEST_WAIT = 3600.0  # poll cannot wait for ever by a float
 
 EventHandler = Callable[[Event], None]
 
@@ -124,7 +124,7 @@ class _Collector:
         self._child, self._result, self._on_event = child, result, on_event
         self._terminal = terminal
         self._partial = b""
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.PollSelector()  # a terminal may be a file, which epoll refuses
         self._open = 0
 
     def collect(self, deadline: float) -> None:

@@ -27,6 +27,7 @@ class Console:
         self._raw = b""  # undecoded tail: an escape sequence or UTF-8 character cut in two
         self._cursor = 0
         self._line_start = 0
+        self.last_read = 0.0  # when the newest text arrived
         self.closed = False
         os.set_blocking(out_fd, False)
         pump.add(out_fd, self._read)
@@ -36,6 +37,7 @@ class Console:
             data = os.read(self._out_fd, 65536)
         except BlockingIOError:
             return
+        self.last_read = time.monotonic()
         if not data:
             self._pump.remove(self._out_fd)
             self.closed = True

@@ -1,0 +1,135 @@
+"""scripts/demo as users run it: --batch, the interactive shell, and what an interruption leaves."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+DEMO = [str(Path(__file__).resolve().parents[2] / "scripts" / "demo"), "--no-setup",
+        "--vmm", os.environ.get("RHEA_LAB_VMM", "rhea")]
+LIMIT = 200.0
+
+
+class Session:
+    """The demo on a pseudo-terminal."""
+
+    def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
+        self.master, self.process, self.text = master, process, ""
+
+    def expect(self, pattern: str) -> None:
+        deadline = time.monotonic() + LIMIT
+        while not (match := re.search(pattern, self.text)):
+            ready, _, _ = select.select([self.master], [], [], deadline - time.monotonic())
+            assert ready, f"no /{pattern}/ in: {self.text[-2000:]}"
+            self.text += os.read(self.master, 65536).decode(errors="replace")
+        self.text = self.text[match.end():]
+
+    def send(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+
+@contextmanager
+def session() -> Iterator[tuple[Session, int]]:
+    """A started demo, and the terminal's other end for looking at its modes."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(DEMO, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    try:
+        yield Session(master, process), slave
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+        os.close(master)
+        os.close(slave)
+
+
+def nested_machines(parent: int) -> list[int]:
+    """Processes that the demo started and that still run (its pid is the parent of each)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.timeout(400)
+def test_batch_runs_commands_in_the_guest_and_exits_0() -> None:
+    done = subprocess.run([*DEMO, "--batch"], capture_output=True, text=True, check=False,
+                          stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^demo: running (directly|in the lab).*: .+$", done.stdout, re.MULTILINE)
+    assert re.search(r"^guest\| Linux .*cloud-amd64", done.stdout, re.MULTILINE)
+    assert re.search(r"^guest\| Mem: +\d+", done.stdout, re.MULTILINE)
+    assert re.search(r"^guest\| 0000:00:00\.0", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.timeout(400)
+def test_batch_fails_when_the_guest_does_not_finish_in_time() -> None:
+    done = subprocess.run([*DEMO, "--batch", "--timeout", "0.5"], capture_output=True, text=True,
+                          check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert "FAILED" in done.stderr
+
+
+def test_interactive_mode_without_a_terminal_is_refused() -> None:
+    done = subprocess.run(DEMO, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert "needs a terminal" in done.stderr
+
+
+@pytest.mark.timeout(400)
+def test_the_interactive_shell_answers_and_the_terminal_is_restored() -> None:
+    with session() as (demo, slave):
+        modes = termios.tcgetattr(slave)
+        demo.expect(r"guest# ")
+        assert not termios.tcgetattr(slave)[3] & termios.ECHO, "the terminal is not raw"
+        demo.send("echo $((6 * 7))lab\n")
+        demo.expect(r"42lab\r\n")
+        # The child's own output shows that the shell has left its line editor (which eats Ctrl-C).
+        demo.send("sh -c 'echo rea''dy; exec sleep 999999'\n")
+        demo.expect(r"ready\r\n")
+        demo.send("\x03")  # must reach the guest, not the demo
+        demo.expect(r"guest# ")
+        demo.send("poweroff -f\n")
+        demo.expect(r"Power down")
+        demo.expect(r"demo: the guest has ended")
+        assert demo.process.wait(30) == 0
+        assert termios.tcgetattr(slave) == modes
+
+
+@pytest.mark.timeout(400)
+def test_a_signal_restores_the_terminal_and_kills_the_machine() -> None:
+    with session() as (demo, slave):
+        modes = termios.tcgetattr(slave)
+        demo.expect(r"guest# ")
+        started = nested_machines(demo.process.pid)
+        assert started
+        demo.process.send_signal(signal.SIGTERM)
+        demo.expect(r"demo: interrupted SIGTERM")
+        assert demo.process.wait(30) == 130
+        assert termios.tcgetattr(slave) == modes
+        assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+
+
+@pytest.mark.timeout(400)
+def test_ctrl_a_x_quits_the_vmm() -> None:
+    with session() as (demo, slave):
+        modes = termios.tcgetattr(slave)
+        demo.expect(r"guest# ")
+        demo.send("\x01x")
+        demo.expect(r"demo: the guest has ended")
+        assert demo.process.wait(30) == 0
+        assert termios.tcgetattr(slave) == modes
