@@ -1,0 +1,83 @@
+// QMP commands: what one is, what it takes, what it answers.
+#pragma once
+
+#include <cstdint>
+#include <expected>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "util/error.h"
+#include "vmm/qmp/json_text.h"
+
+namespace rhea::vmm {
+
+/// QMP's error classes: all but kGenericError exist for clients that switch on them.
+enum class QmpErrorClass : uint8_t {
+  kGenericError,
+  kCommandNotFound,
+  kDeviceNotActive,
+  kDeviceNotFound,
+  kKvmMissingCap,
+};
+std::string_view to_string(QmpErrorClass error_class) noexcept;
+
+struct QmpError {
+  QmpErrorClass error_class = QmpErrorClass::kGenericError;
+  std::string description;
+};
+
+/// What a handler answers: the value of "return", or an error. An Error becomes a GenericError, so
+/// TRY works in handlers.
+class [[nodiscard]] QmpResult : public std::expected<ReplyJson, QmpError> {
+ public:
+  QmpResult(ReplyJson value) : std::expected<ReplyJson, QmpError>(std::move(value)) {}
+  QmpResult(QmpError error) : std::expected<ReplyJson, QmpError>(std::unexpect, std::move(error)) {}
+  QmpResult(const Error& error) : QmpResult(QmpError{.description = error.message()}) {}
+};
+
+/// The "return" of a command that has nothing to say.
+inline QmpResult qmp_done() { return ReplyJson::object(); }
+
+enum class QmpType : uint8_t { kString, kInteger, kNumber, kBoolean, kObject, kArray, kAny };
+enum class QmpPresence : uint8_t { kRequired, kOptional };
+
+struct QmpArgument {
+  std::string name;
+  QmpType type = QmpType::kAny;
+  QmpPresence presence = QmpPresence::kRequired;
+};
+
+/// A command. The framework checks `arguments` first: a handler meets only objects that have every
+/// required member, each of its type, and no other.
+/// Thread: handlers run on main, in the service context, with the BQL held. They are no coroutines
+/// and keep the events of what they did ahead of their own answer by returning last.
+struct QmpCommand {
+  std::string name;
+  std::vector<QmpArgument> arguments;
+  std::function<QmpResult(const Json& arguments)> handler;
+};
+
+/// What is wrong with `arguments`, an object, in QEMU's words and order: members missing or of the
+/// wrong type in the order of the schema, then members it does not know.
+std::optional<QmpError> check_arguments(const std::vector<QmpArgument>& schema,
+                                        const Json& arguments);
+
+/// The commands of a server, by name.
+/// Invariants: no two have one name.
+class QmpCommandTable {
+ public:
+  void add(QmpCommand command);
+  /// Null if there is none.
+  const QmpCommand* find(std::string_view name) const;
+  /// [{"name": ...}, ...], sorted, for query-commands.
+  ReplyJson list() const;
+
+ private:
+  std::map<std::string, QmpCommand, std::less<>> commands_;
+};
+
+}  // namespace rhea::vmm

@@ -1,0 +1,76 @@
+#include "vmm/qmp/server.h"
+
+#include <utility>
+
+namespace rhea::vmm {
+
+namespace {
+
+ReplyJson version_json(const QmpVersion& version) {
+  ReplyJson qemu;
+  qemu["micro"] = version.micro;
+  qemu["minor"] = version.minor;
+  qemu["major"] = version.major;
+  ReplyJson json;
+  json["qemu"] = std::move(qemu);
+  json["package"] = version.package;
+  return json;
+}
+
+/// No "oob": commands run one after another, on main.
+std::string greeting_line(const QmpVersion& version) {
+  ReplyJson greeting;
+  greeting["QMP"] = {{"version", version_json(version)}, {"capabilities", ReplyJson::array()}};
+  std::string line;
+  append_json(line, greeting);
+  return line.append("\r\n");
+}
+
+ReplyJson cause_json(Cause cause) {
+  ReplyJson json;
+  json["guest"] = is_guest(cause);
+  json["reason"] = to_string(cause);
+  return json;
+}
+
+}  // namespace
+
+QmpServer::QmpServer(AioContext& context, VmControl& vm, QmpCommandTable commands,
+                     QmpVersion version, QmpLimits limits)
+    : context_(context),
+      vm_(vm),
+      commands_(std::move(commands)),
+      version_(std::move(version)),
+      limits_(limits) {
+  commands_.add({"query-version", {}, [this](const Json&) { return version_json(version_); }});
+  commands_.add({"query-commands", {}, [this](const Json&) { return commands_.list(); }});
+  // Served by the session, which knows the phase; here for query-commands.
+  commands_.add({"qmp_capabilities",
+                 {{"enable", QmpType::kArray, QmpPresence::kOptional}},
+                 [](const Json&) { return qmp_done(); }});
+  vm_.add_observer(*this);
+}
+
+QmpServer::~QmpServer() {
+  bql.assert_held();
+  vm_.remove_observer(*this);
+}
+
+void QmpServer::add_monitor(devices::CharBackend& backend) {
+  sessions_.push_back(
+      std::make_unique<QmpSession>(context_, commands_, backend, greeting_line(version_), limits_));
+}
+
+void QmpServer::publish(std::string_view event, const ReplyJson& data) {
+  if (sessions_.empty()) return;
+  const std::string line = qmp_event_line(event, data);
+  for (const auto& session : sessions_) session->send_event(line);
+}
+
+void QmpServer::stopped() { publish("STOP"); }
+void QmpServer::resumed() { publish("RESUME"); }
+void QmpServer::was_reset(Cause cause) { publish("RESET", cause_json(cause)); }
+void QmpServer::powerdown_requested() { publish("POWERDOWN"); }
+void QmpServer::shutting_down(Cause cause) { publish("SHUTDOWN", cause_json(cause)); }
+
+}  // namespace rhea::vmm

@@ -1,0 +1,55 @@
+// QmpServer: every QMP monitor of the machine.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "vmm/qmp/command.h"
+#include "vmm/qmp/session.h"
+#include "vmm/vm_control.h"
+
+namespace rhea::vmm {
+
+/// What the greeting and query-version tell: clients take the version of QEMU, people the package.
+struct QmpVersion {
+  int major = 7, minor = 2, micro = 0;
+  std::string package;  ///< "rhea-0.1.0"
+};
+
+/// Owns the sessions, and publishes what happens to the machine to all of them.
+///
+/// One monitor serves one client at a time: who connects meanwhile waits in the listen queue. For
+/// several clients at once give several monitors; each sees every event.
+///
+/// Thread: main, service context, BQL held.
+class QmpServer final : public VmObserver {
+ public:
+  /// `vm`, `context` and the backends of the monitors outlive the server. query-version,
+  /// query-commands and qmp_capabilities come with it; `commands` are all others.
+  QmpServer(AioContext& context, VmControl& vm, QmpCommandTable commands, QmpVersion version,
+            QmpLimits limits = {}) REQUIRES(bql);
+  ~QmpServer() override;
+
+  /// Opens a monitor on `backend`.
+  void add_monitor(devices::CharBackend& backend) REQUIRES(bql);
+
+  /// Sends an event to every client that has negotiated. `data` null: none.
+  void publish(std::string_view event, const ReplyJson& data = nullptr);
+
+  void stopped() override;
+  void resumed() override;
+  void was_reset(Cause cause) override;
+  void powerdown_requested() override;
+  void shutting_down(Cause cause) override;
+
+ private:
+  AioContext& context_;
+  VmControl& vm_;
+  QmpCommandTable commands_;
+  const QmpVersion version_;
+  const QmpLimits limits_;
+  std::vector<std::unique_ptr<QmpSession>> sessions_;
+};
+
+}  // namespace rhea::vmm
