@@ -1,0 +1,132 @@
+#include "vmm/kvm/kvm_accel.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "util/check.h"
+#include "util/log.h"
+#include "vmm/kvm/kvm_cpuid.h"
+#include "vmm/kvm/kvm_doorbells.h"
+#include "vmm/kvm/kvm_ioctl.h"
+#include "vmm/kvm/kvm_slots.h"
+
+namespace rhea::vmm {
+namespace {
+
+// RAM slots before everything else, so that a doorbell or an exit never meets missing RAM.
+constexpr int kSlotsPriority = 10;
+constexpr int kDoorbellsPriority = 20;
+
+}  // namespace
+
+Result<std::unique_ptr<KvmAccel>> KvmAccel::create() {
+  std::unique_ptr<KvmAccel> accel(new KvmAccel(TRY(KvmVm::create())));
+  TRY(accel->irqs_.install_routes());
+  install_kick_signal();
+  return accel;
+}
+
+KvmAccel::~KvmAccel() = default;
+
+void KvmAccel::attach(memory::AddressSpace& memory, memory::AddressSpace& io) {
+  memory_ = &memory;
+  io_ = &io;
+  const auto slots = static_cast<unsigned>(vm_->capability(KVM_CAP_NR_MEMSLOTS));
+  memory.register_listener(std::make_shared<KvmSlots>(vm_->fd(), slots), kSlotsPriority);
+  memory.register_listener(std::make_shared<KvmDoorbells>(vm_->fd(), KvmDoorbells::Space::kMemory),
+                           kDoorbellsPriority);
+  io.register_listener(std::make_shared<KvmDoorbells>(vm_->fd(), KvmDoorbells::Space::kIo),
+                       kDoorbellsPriority);
+}
+
+Result<void> KvmAccel::create_vcpus(const SmpConfig& smp, VcpuEvents& events) {
+  if (smp.cpus > vm_->max_vcpus()) {
+    return fail(ErrorKind::kInvalidArgument,
+                "Number of SMP CPUs requested ({}) exceeds the maximum supported by KVM ({})",
+                smp.cpus, vm_->max_vcpus());
+  }
+  smp_ = smp;
+  shared_.reset(new VcpuShared{*memory_, *io_, events, {}});
+  const CpuidTable cpuid = TRY(CpuidTable::create(vm_->device_fd(), smp));
+  const ApicTopology topology = ApicTopology::of(smp);
+  std::vector<std::unique_ptr<KvmVcpu>> vcpus;
+  for (unsigned i = 0; i < smp.cpus; ++i) {
+    vcpus.push_back(TRY(KvmVcpu::create(*vm_, topology.apic_id(smp, i), cpuid.for_vcpu(i))));
+  }
+  TRY(vm_->save_power_on_irqchip());
+  for (unsigned i = 0; i < smp.cpus; ++i) {
+    threads_.push_back(TRY(VcpuThread::start(std::move(vcpus[i]), i, *shared_)));
+  }
+  return ok();
+}
+
+void KvmAccel::hold_vcpus() {
+  for (auto& thread : threads_) thread->request_stop();
+}
+
+bool KvmAccel::all_stand_still() const {
+  bql.assert_held();
+  for (const auto& thread : threads_) {
+    if (!thread->stands_still()) return false;
+  }
+  return true;
+}
+
+void KvmAccel::pause_vcpus() {
+  hold_vcpus();
+  while (!all_stand_still()) shared_->changed.wait(bql);
+  if (!running_) return;
+  running_ = false;
+  if (auto clock = vm_->clock(); clock) paused_clock_ = *clock;
+  for (auto& thread : threads_) thread->vcpu().note_paused();
+}
+
+void KvmAccel::resume_vcpus() {
+  if (paused_clock_) {
+    // The guest's time goes on where it stood, not where the host is now.
+    if (auto done = vm_->set_clock(*paused_clock_); !done) {
+      RHEA_LOG(kVmm, kError, "the guest's clock can not be set: {}", done.error().message());
+    }
+    paused_clock_.reset();
+  }
+  running_ = true;
+  for (auto& thread : threads_) thread->resume();
+}
+
+Result<void> KvmAccel::reset(const BootState& boot) {
+  RHEA_CHECK(all_stand_still(), "reset while a vCPU runs");
+  TRY(vm_->reset_irqchip());
+  for (auto& thread : threads_) TRY(thread->vcpu().reset());
+  paused_clock_.reset();
+  return threads_.front()->vcpu().set_boot_registers(boot);
+}
+
+void KvmAccel::shut_down() {
+  for (auto& thread : threads_) thread->request_quit();
+  const auto finished = [this] {
+    bql.assert_held();
+    return std::ranges::all_of(threads_, [](const auto& t) {
+      bql.assert_held();
+      return t->finished();
+    });
+  };
+  while (!finished()) shared_->changed.wait(bql);
+  bql.unlock();
+  threads_.clear();  // joins
+  bql.lock();
+}
+
+std::vector<VcpuInfo> KvmAccel::vcpus() const {
+  bql.assert_held();
+  std::vector<VcpuInfo> infos;
+  for (unsigned i = 0; i < threads_.size(); ++i) {
+    infos.push_back(VcpuInfo{.index = i,
+                             .thread_id = threads_[i]->thread_id(),
+                             .socket = i / smp_.threads / smp_.cores,
+                             .core = i / smp_.threads % smp_.cores,
+                             .thread = i % smp_.threads});
+  }
+  return infos;
+}
+
+}  // namespace rhea::vmm

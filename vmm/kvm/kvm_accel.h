@@ -1,0 +1,54 @@
+// KvmAccel: a machine on the kernel's KVM.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmm/accel.h"
+#include "vmm/kvm/kvm_irqs.h"
+#include "vmm/kvm/kvm_vm.h"
+#include "vmm/kvm/vcpu_thread.h"
+
+namespace rhea::vmm {
+
+/// See Accel.
+/// Owns: the KVM VM, its vCPUs and their threads.
+class KvmAccel final : public Accel {
+ public:
+  /// Errors: see KvmVm::create().
+  static Result<std::unique_ptr<KvmAccel>> create();
+  ~KvmAccel() override;
+
+  devices::IrqSink& irqs() override { return irqs_; }
+  void attach(memory::AddressSpace& memory, memory::AddressSpace& io) override REQUIRES(bql);
+  Result<void> create_vcpus(const SmpConfig& smp, VcpuEvents& events) override REQUIRES(bql);
+  void hold_vcpus() override REQUIRES(bql);
+  void pause_vcpus() override REQUIRES(bql);
+  void resume_vcpus() override REQUIRES(bql);
+  Result<void> reset(const BootState& boot) override REQUIRES(bql);
+  void shut_down() override REQUIRES(bql);
+  std::vector<VcpuInfo> vcpus() const override;
+  bool is_kvm() const noexcept override { return true; }
+
+  KvmVm& vm() noexcept { return *vm_; }
+  VcpuThread& vcpu_thread(size_t index) { return *threads_.at(index); }
+
+ private:
+  explicit KvmAccel(std::unique_ptr<KvmVm> vm) : vm_(std::move(vm)), irqs_(vm_->fd()) {}
+  bool all_stand_still() const REQUIRES(bql);
+
+  const std::unique_ptr<KvmVm> vm_;
+  KvmIrqs irqs_;
+  memory::AddressSpace* memory_ = nullptr;
+  memory::AddressSpace* io_ = nullptr;
+  SmpConfig smp_;
+  std::unique_ptr<VcpuShared> shared_;
+  std::vector<std::unique_ptr<VcpuThread>> threads_;
+  // kvmclock at the moment the vCPUs stood still; empty while they run and before they first did.
+  std::optional<uint64_t> paused_clock_ GUARDED_BY(bql);
+  bool running_ GUARDED_BY(bql) = false;
+};
+
+}  // namespace rhea::vmm
