@@ -15,7 +15,7 @@ from .steps import ROOT
 FOLDERS = ["util", "memory", "block", "devices", "migration", "vmm"]
 CC_LINES, H_LINES, COLUMNS = 500, 250, 100
 COMMIT_TITLE = re.compile(r"^[a-z][a-z/, _.-]*: [A-Z][^\n]{2,}[^.\n]$")
-COMMIT_COLUMNS = 80
+COMMIT_COLUMNS = 100
 
 
 def tracked(*patterns: str) -> list[pathlib.Path]:

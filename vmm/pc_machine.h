@@ -1,0 +1,96 @@
+// PcMachine: the board: address spaces, RAM, and the devices at the places where a PC has them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "devices/acpi_pm.h"
+#include "devices/chardev.h"
+#include "devices/debug_console.h"
+#include "devices/i8042.h"
+#include "devices/irq.h"
+#include "devices/pci_bus.h"
+#include "devices/pci_host.h"
+#include "devices/port92.h"
+#include "devices/reset_port_cf9.h"
+#include "devices/rtc_mc146818.h"
+#include "devices/serial_16550.h"
+#include "memory/address_space.h"
+#include "memory/ram_block.h"
+#include "memory/region.h"
+#include "util/bql.h"
+#include "util/error.h"
+#include "util/timer.h"
+#include "vmm/acpi/tables.h"
+#include "vmm/boot/boot_state.h"
+#include "vmm/boot/e820.h"
+#include "vmm/boot/load_kernel.h"
+#include "vmm/config.h"
+#include "vmm/machine_requests.h"
+
+namespace rhea::vmm {
+
+/// The machine `pc`. The layout follows QEMU's, see README.md.
+///
+/// Thread: main with the BQL. Owns: RAM, both address spaces, the devices.
+/// Invariants: everything in it is made before the first vCPU runs and lives until the last has
+/// ended.
+class PcMachine {
+ public:
+  /// What the board is wired to; all outlive it.
+  struct Wiring {
+    devices::IrqSink& irqs;
+    MachineRequests& requests;
+    TimerList& vm_timers;
+    const Clock& utc;
+    std::vector<devices::CharBackend*> serials;  ///< in port order; null: a port without a cable
+    devices::CharBackend* debug_console = nullptr;
+  };
+  static constexpr size_t kMaxSerials = 2;
+
+  /// Errors: the host has no memory for the RAM, or a device can not be made.
+  static Result<std::unique_ptr<PcMachine>> create(const VmConfig& config, const Wiring& wiring)
+      REQUIRES(bql);
+  ~PcMachine();
+
+  memory::AddressSpace& memory() noexcept { return *memory_; }
+  memory::AddressSpace& io() noexcept { return *io_; }
+
+  /// Puts every device into its power-on state. RAM keeps its contents.
+  void reset() REQUIRES(bql);
+  /// Copies kernel, initrd and tables into RAM. Errors: see load_kernel().
+  Result<BootState> load_kernel() REQUIRES(bql);
+  void press_power_button() REQUIRES(bql) { pm_->power_button(); }
+
+ private:
+  PcMachine(const VmConfig& config, const Wiring& wiring);
+  Result<void> describe();
+  Result<void> map_ram() REQUIRES(bql);
+  Result<void> add_devices() REQUIRES(bql);
+  Result<void> add_serials() REQUIRES(bql);
+  Result<void> add_pci() REQUIRES(bql);
+  void do_as_firmware() REQUIRES(bql);
+  template <class D>
+  Result<void> realize(const std::shared_ptr<D>& device) REQUIRES(bql);
+
+  const VmConfig& config_;
+  const Wiring wiring_;
+  MemoryLayout layout_;
+  AcpiTables acpi_tables_;
+  std::optional<KernelFiles> kernel_files_;  // none without -kernel
+  memory::MemoryRegion memory_root_;
+  memory::MemoryRegion io_root_;
+  memory::MemoryRegion pci_memory_window_;
+  memory::MemoryRegion pci_io_window_;
+  std::unique_ptr<memory::MemoryRegion> ram_;
+  std::vector<std::unique_ptr<memory::MemoryRegion>> ram_windows_;
+  std::unique_ptr<memory::AddressSpace> memory_;
+  std::unique_ptr<memory::AddressSpace> io_;
+  std::shared_ptr<devices::AcpiPm> pm_;
+  std::vector<std::shared_ptr<devices::Device>> devices_;  // in the order of their realization
+};
+
+}  // namespace rhea::vmm

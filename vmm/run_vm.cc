@@ -1,0 +1,206 @@
+#include "vmm/run_vm.h"
+
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "util/bql.h"
+#include "util/fd.h"
+#include "util/main_loop.h"
+#include "util/rcu.h"
+#include "vmm/chardev/chardev.h"
+#include "vmm/kvm/kvm_accel.h"
+#include "vmm/pc_machine.h"
+#include "vmm/qmp/machine_commands.h"
+#include "vmm/qmp/server.h"
+#include "vmm/qtest.h"
+#include "vmm/qtest_accel.h"
+#include "vmm/version.h"
+#include "vmm/vm.h"
+#include "vmm/vm_clock.h"
+
+namespace rhea::vmm {
+namespace {
+
+/// The host's date, for the RTC.
+class UtcClock final : public Clock {
+ public:
+  Nanoseconds now() const noexcept override {
+    return std::chrono::duration_cast<Nanoseconds>(
+        std::chrono::system_clock::now().time_since_epoch());
+  }
+  Nanoseconds host_time_until(Nanoseconds deadline) const noexcept override {
+    return std::max(deadline - now(), Nanoseconds::zero());
+  }
+};
+
+/// The signals that end the machine, as a descriptor. Blocked before the first thread starts, so
+/// that no other thread takes one.
+Result<Fd> ending_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, number);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  const int fd = ::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+  if (fd < 0) return fail_errno(errno, "signalfd");
+  return Fd(fd);
+}
+
+/// Everything of one machine, in the order in which it is made; taken apart in the reverse order.
+class Process {
+ public:
+  explicit Process(const VmConfig& config) : config_(config) {}
+
+  Result<void> assemble() REQUIRES(bql) {
+    loop_ = TRY(MainLoop::create());
+    signals_ = TRY(ending_signals());
+    TRY(open_chardevs());
+    TRY(make_accel());
+    timers_ = std::make_unique<TimerList>(*clock_, [this] { loop_->service().notify(); });
+    loop_->serve_timers(timers_.get());
+    vm_ = std::make_unique<Vm>(config_, Vm::Parts{*loop_, *accel_, *clock_});
+    TRY(make_machine());
+    TRY(open_monitors());
+    signal_watch_ = TRY(loop_->service().watch(signals_.get(), FdEvents::kRead, [this](FdEvents) {
+      bql.assert_held();
+      signalfd_siginfo info{};
+      if (::read(signals_.get(), &info, sizeof info) == sizeof info) vm_->quit(Cause::kHostSignal);
+    }));
+    return ok();
+  }
+
+  Result<int> run() REQUIRES(bql) {
+    if (!config_.start_paused) TRY(vm_->cont());
+    loop_->run();
+    return vm_->exit_status();
+  }
+
+  /// Ends threads and devices; what RCU still holds goes when the caller drains it without the BQL.
+  void take_apart() REQUIRES(bql) {
+    signal_watch_ = FdWatch();
+    if (accel_ != nullptr) accel_->shut_down();
+    qtest_.reset();
+    if (qmp_ != nullptr) vm_->remove_observer(*qmp_);
+    qmp_.reset();
+    machine_.reset();
+    if (loop_ != nullptr) loop_->serve_timers(nullptr);
+  }
+
+ private:
+  Result<void> open_chardevs() REQUIRES(bql) {
+    for (const ChardevConfig& config : config_.chardevs) {
+      const ChardevHooks hooks{.quit = [this] {
+        bql.assert_held();
+        vm_->quit(Cause::kHostUi);
+      }};
+      chardevs_.push_back(TRY(make_chardev(config, loop_->service(), hooks)));
+    }
+    return ok();
+  }
+
+  Chardev* chardev(const std::string& id) {
+    for (auto& chardev : chardevs_) {
+      if (chardev->label() == id) return chardev.get();
+    }
+    return nullptr;
+  }
+
+  Result<void> make_accel() REQUIRES(bql) {
+    const bool qtest = config_.accelerator == Accelerator::kQtest;
+    clock_ = std::make_unique<VmClock>(
+        host_clock_, qtest ? VmClock::Mode::kStepped : VmClock::Mode::kFollowsHost);
+    if (qtest) {
+      auto accel = std::make_unique<QtestAccel>();
+      interceptor_ = &accel->interceptor();
+      accel_ = std::move(accel);
+    } else {
+      accel_ = TRY(KvmAccel::create());
+    }
+    return ok();
+  }
+
+  Result<void> make_machine() REQUIRES(bql) {
+    std::vector<devices::CharBackend*> serials;
+    for (const std::string& id : config_.serials) {
+      serials.push_back(id.empty() ? nullptr : chardev(id));
+    }
+    devices::CharBackend* debug = config_.debug_console ? chardev(*config_.debug_console) : nullptr;
+    machine_ = TRY(PcMachine::create(config_, PcMachine::Wiring{.irqs = accel_->irqs(),
+                                                                .requests = *vm_,
+                                                                .vm_timers = *timers_,
+                                                                .utc = utc_clock_,
+                                                                .serials = std::move(serials),
+                                                                .debug_console = debug}));
+    accel_->attach(machine_->memory(), machine_->io());
+    TRY(accel_->create_vcpus(config_.smp, *vm_));
+    return vm_->power_on(*machine_);
+  }
+
+  Result<void> open_monitors() REQUIRES(bql) {
+    QmpCommandTable commands;
+    add_machine_commands(commands, *vm_);
+    qmp_ = std::make_unique<QmpServer>(loop_->service(), *vm_, std::move(commands),
+                                       QmpVersion{.package = fmt::format("rhea-{}", version())});
+    for (const MonitorConfig& monitor : config_.monitors) {
+      qmp_->add_monitor(*chardev(monitor.chardev_id));
+    }
+    if (config_.qtest_chardev && interceptor_ != nullptr) {
+      qtest_ =
+          std::make_unique<QtestServer>(QtestServer::Machine{machine_->memory(), machine_->io(),
+                                                             *clock_, *timers_, *interceptor_},
+                                        *chardev(*config_.qtest_chardev));
+    }
+    return ok();
+  }
+
+  const VmConfig& config_;
+  HostClock host_clock_;
+  UtcClock utc_clock_;
+  std::unique_ptr<MainLoop> loop_;
+  Fd signals_;
+  std::vector<std::unique_ptr<Chardev>> chardevs_;
+  std::unique_ptr<VmClock> clock_;
+  std::unique_ptr<TimerList> timers_;
+  std::unique_ptr<Accel> accel_;
+  IrqInterceptor* interceptor_ = nullptr;  // the qtest accelerator's
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<PcMachine> machine_;
+  std::unique_ptr<QmpServer> qmp_;
+  std::unique_ptr<QtestServer> qtest_;
+  FdWatch signal_watch_;
+};
+
+Result<void> start(Process& process, ReadyNotifier& ready) REQUIRES(bql) {
+  TRY(process.assemble());
+  return ready.notify();
+}
+
+}  // namespace
+
+Result<int> run_vm(const VmConfig& config, ReadyNotifier& ready) {
+  const RcuThread registration;
+  Process process(config);
+  Result<int> status = 0;
+  {
+    const BqlGuard guard;
+    if (auto started = start(process, ready); !started) {
+      status = std::move(started).error();
+    } else {
+      status = process.run();
+    }
+    process.take_apart();
+  }
+  // Views that were replaced hold devices until their readers have left.
+  rcu_drain_callbacks();
+  return status;
+}
+
+}  // namespace rhea::vmm
