@@ -96,7 +96,7 @@ def _direct(scenario: Path, settings: bytes) -> Iterator[_Child]:
 
 @contextlib.contextmanager
 def _group(argv: list[str], inherit: list[socket.socket]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in its own group; the whole group is dead when the block ends."""
+    """A process in its own group; all of the group has been sent SIGKILL when the block ends."""
     process = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONPATH": str(SCRIPTS)}, start_new_session=True,

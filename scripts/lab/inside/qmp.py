@@ -81,7 +81,7 @@ class QmpClient:
         request: Message = {"execute": command, "id": wanted}
         if arguments is not None:
             request["arguments"] = arguments
-        self._sock.sendall(json.dumps(request).encode() + b"\r\n")
+        self._send(json.dumps(request).encode() + b"\r\n")
         self._pump.wait(lambda: wanted in self._replies or self.closed, timeout)
         if wanted not in self._replies:
             raise WaitTimeout(f"no reply to {command}" + (": connection closed" if self.closed else ""))
@@ -89,6 +89,14 @@ class QmpClient:
         if "error" in reply:
             raise QmpError(f"{command}: {reply['error'].get('class')}: {reply['error'].get('desc')}")
         return reply["return"]
+
+    def _send(self, data: bytes) -> None:
+        """A peer that went away shows as `closed`, like an end of file does."""
+        try:
+            if not self.closed:
+                self._sock.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close()
 
     def wait_event(self, name: str, timeout: float = 60) -> Message:
         """Takes the first event of that name out of the queue, waiting for it when needed."""
