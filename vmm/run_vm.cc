@@ -17,6 +17,7 @@
 #include "util/main_loop.h"
 #include "util/rcu.h"
 #include "vmm/chardev/chardev.h"
+#include "vmm/chardev/query_chardev.h"
 #include "vmm/kvm/kvm_accel.h"
 #include "vmm/pc_machine.h"
 #include "vmm/qmp/machine_commands.h"
@@ -147,6 +148,11 @@ class Process {
   Result<void> open_monitors() REQUIRES(bql) {
     QmpCommandTable commands;
     add_machine_commands(commands, *vm_);
+    add_chardev_commands(commands, [this] {
+      std::vector<const Chardev*> list;
+      for (const auto& chardev : chardevs_) list.push_back(chardev.get());
+      return list;
+    });
     qmp_ = std::make_unique<QmpServer>(loop_->service(), *vm_, std::move(commands),
                                        QmpVersion{.package = fmt::format("rhea-{}", version())});
     for (const MonitorConfig& monitor : config_.monitors) {
