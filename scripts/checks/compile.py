@@ -19,7 +19,7 @@ from .steps import ROOT
 
 BUILD = ROOT / "build"
 # What GCC knows and clang does not, and what names an output.
-DROP = {"-Wduplicated-cond", "-Wlogical-op", "-c", "-MD"}
+DROP = {"-Wduplicated-cond", "-Wlogical-op", "-Wno-maybe-uninitialized", "-c", "-MD"}
 DROP_WITH_VALUE = {"-o", "-MQ", "-MF"}
 
 

@@ -65,7 +65,7 @@ def no_tests(_step: Step, status: int) -> Counts:
 
 
 def catch2(step: Step, status: int) -> Counts:
-    """Catch2's XML report: each test case counts; a warning "SKIPPED: reason" makes it a skip."""
+    """Catch2's XML report: each test case counts; a warning "SKIP: reason" makes it a skip."""
     counts = Counts()
     try:
         cases = list(ElementTree.parse(step.report).iter("TestCase"))
@@ -74,7 +74,7 @@ def catch2(step: Step, status: int) -> Counts:
     for case in cases:
         result = case.find("OverallResult")
         warnings = [w.text or "" for w in case.iter("Warning")]
-        skip = next((w.strip() for w in warnings if "SKIPPED:" in w), None)
+        skip = next((w.strip() for w in warnings if "SKIP: " in w), None)
         if result is None or result.get("success") != "true":
             counts.failed += 1
         elif skip is not None:
