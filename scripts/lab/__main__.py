@@ -16,7 +16,9 @@ def main() -> int:
     parser.add_argument("--vmm", help="rhea or qemu; default: RHEA_LAB_VMM, else rhea")
     parser.add_argument("--kernel", default="6.1", choices=sorted(kernel.METAPACKAGES))
     parser.add_argument("--param", action="append", default=[], metavar="NAME=JSON")
-    parser.add_argument("--memory", type=int, default=4096, metavar="MIB", help="of the nested machine")
+    parser.add_argument(
+        "--memory", type=int, default=4096, metavar="MIB", help="of the nested machine"
+    )
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS")
     options = parser.parse_args()
     signals_raise()
@@ -31,12 +33,25 @@ def _run(options: argparse.Namespace) -> int:
     linux = kernel.fetch(options.kernel)
     choice = host.choose()
     print(f"lab: {linux.package} runs {choice}")
-    params = {name: json.loads(value) for name, _, value in (p.partition("=") for p in options.param)}
-    files = {"bzimage": linux.bzimage, "vmlinux": linux.vmlinux, "initrd": guest.initramfs(linux),
-             "initrd_button": guest.initramfs(linux, modules=guest.POWER_BUTTON_MODULES)}
-    result = runner.run(options.scenario.resolve(), vmms={"vmm": vmm.find(options.vmm)}, files=files,
-                        params=params, timeout=options.timeout, memory_mib=options.memory, choice=choice,
-                        on_event=lambda event: print(json.dumps(event), flush=True))
+    params = {
+        name: json.loads(value) for name, _, value in (p.partition("=") for p in options.param)
+    }
+    files = {
+        "bzimage": linux.bzimage,
+        "vmlinux": linux.vmlinux,
+        "initrd": guest.initramfs(linux),
+        "initrd_button": guest.initramfs(linux, modules=guest.POWER_BUTTON_MODULES),
+    }
+    result = runner.run(
+        options.scenario.resolve(),
+        vmms={"vmm": vmm.find(options.vmm)},
+        files=files,
+        params=params,
+        timeout=options.timeout,
+        memory_mib=options.memory,
+        choice=choice,
+        on_event=lambda event: print(json.dumps(event), flush=True),
+    )
     print(result.report())
     return 0 if result.exit_status == 0 and all(c.ok for c in result.cases.values()) else 1
 

@@ -48,7 +48,9 @@ def add_python(archive: CpioArchive, scenario: Path) -> None:
     interpreter = PYTHON.resolve()
     add_program(archive, interpreter, "usr/bin/python3")
     for path in _imported_files(scenario):
-        inside = Path(L1_LIBRARY) / path.relative_to(SCRIPTS) if path.is_relative_to(SCRIPTS) else path
+        inside = (
+            Path(L1_LIBRARY) / path.relative_to(SCRIPTS) if path.is_relative_to(SCRIPTS) else path
+        )
         archive.copy(str(inside), path)
         if path.suffix == ".py":
             archive.file(str(_cache_name(inside)), _compile(path, inside))
@@ -57,7 +59,9 @@ def add_python(archive: CpioArchive, scenario: Path) -> None:
 
 
 def _imported_files(scenario: Path) -> Iterable[Path]:
-    output = run_tool([str(PYTHON), "-I", "-S", "-B", "-c", _LIST_MODULES, str(SCRIPTS), str(scenario)])
+    output = run_tool(
+        [str(PYTHON), "-I", "-S", "-B", "-c", _LIST_MODULES, str(SCRIPTS), str(scenario)]
+    )
     return [Path(name) for name in json.loads(output)]
 
 
@@ -68,6 +72,11 @@ def _cache_name(source: Path) -> Path:
 def _compile(source: Path, shown_as: Path) -> bytes:
     """Byte code that is valid whatever the file's time says: compiling in L1 takes seconds."""
     with tempfile.NamedTemporaryFile(suffix=".pyc") as out:
-        py_compile.compile(str(source), cfile=out.name, dfile=f"/{str(shown_as).lstrip('/')}", doraise=True,
-                           invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+        py_compile.compile(
+            str(source),
+            cfile=out.name,
+            dfile=f"/{str(shown_as).lstrip('/')}",
+            doraise=True,
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
         return Path(out.name).read_bytes()

@@ -44,7 +44,9 @@ class CpioArchive:
         return bytes(out)
 
 
-def _append(out: bytearray, inode: int, path: str, entry: tuple[int, bytes, tuple[int, int]]) -> None:
+def _append(
+    out: bytearray, inode: int, path: str, entry: tuple[int, bytes, tuple[int, int]]
+) -> None:
     mode, data, (major, minor) = entry
     name = path.encode() + b"\0"
     fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name), 0)

@@ -60,8 +60,12 @@ class Demo:
         self.kernel = kernel.fetch(options.kernel, update=options.update)
         say(f"kernel: {self.kernel.package}")
         script = BATCH_SCRIPT if options.batch else None
-        self.initrd = guest.initramfs(self.kernel, modules=guest.POWER_BUTTON_MODULES, script=script)
-        say(f"guest: {options.cpus} CPU, {options.memory} MiB, busybox initramfs; VMM: {self.vmm.binary}")
+        self.initrd = guest.initramfs(
+            self.kernel, modules=guest.POWER_BUTTON_MODULES, script=script
+        )
+        say(
+            f"guest: {options.cpus} CPU, {options.memory} MiB, busybox; VMM: {self.vmm.binary}"
+        )
         say(f"running {self.choice}")
         self.files = {"bzimage": self.kernel.bzimage, "initrd": self.initrd}
         self.start = time.monotonic()
@@ -71,8 +75,11 @@ class Demo:
         print(f"demo: [{time.monotonic() - self.start:5.1f} s] {text}\r", flush=True)
 
     def batch(self) -> int:
-        params = {"cpus": self.options.cpus, "memory": str(self.options.memory),
-                  "timeout": self.options.timeout}
+        params = {
+            "cpus": self.options.cpus,
+            "memory": str(self.options.memory),
+            "timeout": self.options.timeout,
+        }
         result = self._run("batch", params, self._show_batch, None)
         problems = self._batch_problems(result)
         if not problems:
@@ -91,8 +98,11 @@ class Demo:
             return [outcome.error or "the guest did not finish"]
         console = "\n".join(result.vm_lines("guest"))
         release = re.escape(self.kernel.release)
-        problems = [f"no output of {what}" for what, pattern in BATCH_CHECKS.items()
-                    if not re.search(pattern.replace("{release}", release), console, re.MULTILINE)]
+        problems = [
+            f"no output of {what}"
+            for what, pattern in BATCH_CHECKS.items()
+            if not re.search(pattern.replace("{release}", release), console, re.MULTILINE)
+        ]
         if outcome.data["exit_status"] != 0:
             problems.append(f"the VMM's exit status is {outcome.data['exit_status']}")
         return problems
@@ -115,8 +125,12 @@ class Demo:
         say("the guest's shell follows; end with 'poweroff -f', or Ctrl-A X")
         if self.choice.where == "direct":
             with saved_terminal():
-                return subprocess.call([str(self.vmm.binary), *self._options(
-                    str(self.kernel.bzimage), str(self.initrd))])
+                return subprocess.call(
+                    [
+                        str(self.vmm.binary),
+                        *self._options(str(self.kernel.bzimage), str(self.initrd)),
+                    ]
+                )
         options = self._options("/lab/files/bzimage", "/lab/files/initrd")
         terminal = runner.Terminal(sys.stdin.fileno(), sys.stdout.fileno())
         with raw_terminal():
@@ -130,17 +144,41 @@ class Demo:
     def _options(self, bzimage: str, initrd: str) -> list[str]:
         append = " ".join([guest.CMDLINE, *size_words()])
         base = [*machine.BASE[:-1], "mon:stdio"]
-        return [*base, "-m", str(self.options.memory), "-smp", str(self.options.cpus),
-                "-kernel", bzimage, "-initrd", initrd, "-append", append]
+        return [
+            *base,
+            "-m",
+            str(self.options.memory),
+            "-smp",
+            str(self.options.cpus),
+            "-kernel",
+            bzimage,
+            "-initrd",
+            initrd,
+            "-append",
+            append,
+        ]
 
-    def _run(self, scenario: str, params: dict[str, object], on_event: runner.EventHandler,
-             terminal: runner.Terminal | None) -> LabResult:
+    def _run(
+        self,
+        scenario: str,
+        params: dict[str, object],
+        on_event: runner.EventHandler,
+        terminal: runner.Terminal | None,
+    ) -> LabResult:
         limit = self.options.timeout if self.options.batch else float("inf")
         if self.choice.where == "lab":
             self.progress("starting the nested machine (about 6 s)")
-        return runner.run(SCENARIOS / f"{scenario}.py", vmms={"vmm": self.vmm}, files=self.files,
-                          params=params, timeout=limit, on_event=on_event, terminal=terminal,
-                          memory_mib=LAB_MEMORY_MIB + self.options.memory, choice=self.choice)
+        return runner.run(
+            SCENARIOS / f"{scenario}.py",
+            vmms={"vmm": self.vmm},
+            files=self.files,
+            params=params,
+            timeout=limit,
+            on_event=on_event,
+            terminal=terminal,
+            memory_mib=LAB_MEMORY_MIB + self.options.memory,
+            choice=self.choice,
+        )
 
 
 def main() -> int:

@@ -28,7 +28,11 @@ exec 0</dev/console 1>/dev/console 2>&1
 while read -r module; do insmod "/modules/$module"; done < /modules/order
 [ -e /sys/module/evdev ] && acpid -f -l /dev/null >/dev/null 2>&1 &
 
-value() { for word in $(cat /proc/cmdline); do case $word in "$1"=*) echo "${word#*=}";; esac; done; }
+value() {
+    for word in $(cat /proc/cmdline); do
+        case $word in "$1"=*) echo "${word#*=}";; esac
+    done
+}
 end() { case $1 in reboot) reboot -f;; halt) halt -f;; *) poweroff -f;; esac; sleep 999999; }
 
 rows=$(value lab.rows); cols=$(value lab.cols)
@@ -78,10 +82,8 @@ def run_argument(script: str) -> str:
     return word
 
 
-
-
 def add_busybox(archive: CpioArchive, folder: str) -> None:
-    """busybox with a symlink for each applet (making them at boot would cost a second in the lab)."""
+    """busybox with a symlink for each applet (making them at boot would cost a second)."""
     if not BUSYBOX.exists():
         raise LabError(f"{BUSYBOX} is missing; run scripts/setup (package busybox-static)")
     archive.copy(f"{folder}/busybox", BUSYBOX)

@@ -16,8 +16,11 @@ class Choice:
     why: str
 
     def __str__(self) -> str:
-        place = "directly on this host" if self.where == "direct" else \
-            "in the lab (a nested machine: QEMU's TCG emulates AMD SVM, 1 CPU)"
+        place = (
+            "directly on this host"
+            if self.where == "direct"
+            else "in the lab (a nested machine: QEMU's TCG emulates AMD SVM, 1 CPU)"
+        )
         return f"{place}: {self.why}"
 
 
@@ -30,8 +33,11 @@ def choose(cpuinfo: Path = Path("/proc/cpuinfo"), kvm: Path = Path("/dev/kvm")) 
         raise LabError(f"RHEA_LAB={forced}: choose direct or lab")
     extension = re.search(r"^flags\s*:.*\b(vmx|svm)\b", cpuinfo.read_text(), re.MULTILINE)
     if extension is None:
-        return Choice("lab", "the CPU offers neither vmx nor svm, so /dev/kvm here (if any) "
-                             "cannot run a stock kernel at speed")
+        return Choice(
+            "lab",
+            "the CPU offers neither vmx nor svm, so /dev/kvm here (if any) "
+            "cannot run a stock kernel at speed",
+        )
     problem = kvm_problem(kvm)
     if problem:
         return Choice("lab", f"the CPU offers {extension.group(1)}, but {problem}")

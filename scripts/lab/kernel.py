@@ -48,7 +48,9 @@ class Kernel:
     def modules(self, names: Iterable[str]) -> list[tuple[str, bytes]]:
         """(file name, content) of the modules and all they need, in an order insmod accepts."""
         depends = self._dependencies()
-        builtin = {_module_name(l) for l in (self.modules_dir / "modules.builtin").read_text().split()}
+        builtin = {
+            _module_name(l) for l in (self.modules_dir / "modules.builtin").read_text().split()
+        }
         order: list[str] = []
         for name in (_module_name(n) for n in names):
             if name in depends:
@@ -76,7 +78,7 @@ def _read_module(path: Path) -> bytes:
 
 
 def fetch(series: str = "6.1", *, update: bool = False) -> Kernel:
-    """The cached kernel of a series; downloads it when missing, or when `update` asks for the newest."""
+    """The cached kernel of a series; downloads it when missing or when `update` asks."""
     folder = cache_dir() / "kernels" / series
     with cache_lock():
         if update or not (folder / "kernel.json").exists():
@@ -96,8 +98,10 @@ def _download(series: str, folder: Path) -> None:
         fresh = Path(scratch) / "new"
         fresh.mkdir()
         # As root, apt would drop to _apt, which cannot write here, and warn about it.
-        run_tool(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", f"{package}={version}"],
-                 cwd=fresh)
+        run_tool(
+            ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", f"{package}={version}"],
+            cwd=fresh,
+        )
         (deb,) = fresh.glob("*.deb")
         run_tool(["dpkg", "-x", str(deb), str(fresh / "root")])
         deb.unlink()
@@ -123,8 +127,10 @@ def _resolve(series: str) -> tuple[str, str]:
     try:
         text = run_tool(["apt-cache", "show", "--no-all-versions", meta]).decode()
     except LabError as error:
-        raise LabError(f"the apt sources offer no {meta} (kernel {series}): run 'apt-get update', "
-                       f"and for 6.12 configure bookworm-backports or security") from error
+        raise LabError(
+            f"the apt sources offer no {meta} (kernel {series}): run 'apt-get update', "
+            f"and for 6.12 configure bookworm-backports or security"
+        ) from error
     found = re.search(r"^Depends:.*?(linux-image-\S+) \(= ([^)]+)\)", text, re.MULTILINE)
     if found is None:
         raise LabError(f"{meta} does not name a versioned kernel package")

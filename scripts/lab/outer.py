@@ -30,16 +30,24 @@ poweroff -f
 """
 
 
-def context(where: str, vmms: Mapping[str, Vmm], files: Mapping[str, Path],
-            params: Mapping[str, Any]) -> bytes:
+def context(
+    where: str, vmms: Mapping[str, Vmm], files: Mapping[str, Path], params: Mapping[str, Any]
+) -> bytes:
     """The scenario's settings, with paths as they are seen where it runs."""
     nested = where == "lab"
-    return json.dumps({
-        "where": where,
-        "vmms": {key: [_inside(vmm) if nested else str(vmm.binary)] for key, vmm in vmms.items()},
-        "files": {name: f"/lab/files/{name}" if nested else str(path) for name, path in files.items()},
-        "params": dict(params),
-    }, sort_keys=True).encode()
+    return json.dumps(
+        {
+            "where": where,
+            "vmms": {
+                key: [_inside(vmm) if nested else str(vmm.binary)] for key, vmm in vmms.items()
+            },
+            "files": {
+                name: f"/lab/files/{name}" if nested else str(path) for name, path in files.items()
+            },
+            "params": dict(params),
+        },
+        sort_keys=True,
+    ).encode()
 
 
 def _inside(vmm: Vmm) -> str:
@@ -48,8 +56,13 @@ def _inside(vmm: Vmm) -> str:
     return str(vmm.binary) if installed else f"/lab/bin/{vmm.binary.name}"
 
 
-def initramfs(kernel: Kernel, scenario: Path, vmms: Mapping[str, Vmm], files: Mapping[str, Path],
-              settings: bytes) -> Path:
+def initramfs(
+    kernel: Kernel,
+    scenario: Path,
+    vmms: Mapping[str, Vmm],
+    files: Mapping[str, Path],
+    settings: bytes,
+) -> Path:
     """L1's root: the initramfs is made per scenario, and cached by the content of all its parts."""
     archive = CpioArchive()
     add_busybox(archive, "bin")
@@ -74,17 +87,45 @@ def initramfs(kernel: Kernel, scenario: Path, vmms: Mapping[str, Vmm], files: Ma
     return cached("outer", hashlib.sha256(data).digest(), lambda: data, keep=6)
 
 
-def command(kernel: Kernel, initrd: Path, memory_mib: int, events_fd: int, tty_fd: int) -> list[str]:
+def command(
+    kernel: Kernel, initrd: Path, memory_mib: int, events_fd: int, tty_fd: int
+) -> list[str]:
     """One CPU on purpose: with two, multi-threaded TCG kills about one L1 in three.
 
     EPYC, not max: with every feature on, the L2 kernel panics on an XSAVE size mismatch.
     """
     return [
-        str(QEMU), "-accel", "tcg", "-cpu", "EPYC,+svm", "-smp", "1", "-m", str(memory_mib),
-        "-display", "none", "-nodefaults", "-nic", "none", "-no-reboot", "-serial", "stdio",
-        "-kernel", str(kernel.bzimage), "-initrd", str(initrd),
-        "-append", "console=ttyS0 panic=-1 quiet mitigations=off",
-        "-device", "virtio-serial-pci",
-        "-chardev", f"socket,id=events,fd={events_fd}", "-device", "virtserialport,chardev=events,nr=1",
-        "-chardev", f"socket,id=tty,fd={tty_fd}", "-device", "virtserialport,chardev=tty,nr=2",
+        str(QEMU),
+        "-accel",
+        "tcg",
+        "-cpu",
+        "EPYC,+svm",
+        "-smp",
+        "1",
+        "-m",
+        str(memory_mib),
+        "-display",
+        "none",
+        "-nodefaults",
+        "-nic",
+        "none",
+        "-no-reboot",
+        "-serial",
+        "stdio",
+        "-kernel",
+        str(kernel.bzimage),
+        "-initrd",
+        str(initrd),
+        "-append",
+        "console=ttyS0 panic=-1 quiet mitigations=off",
+        "-device",
+        "virtio-serial-pci",
+        "-chardev",
+        f"socket,id=events,fd={events_fd}",
+        "-device",
+        "virtserialport,chardev=events,nr=1",
+        "-chardev",
+        f"socket,id=tty,fd={tty_fd}",
+        "-device",
+        "virtserialport,chardev=tty,nr=2",
     ]

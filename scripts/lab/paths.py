@@ -31,7 +31,7 @@ def cache_lock() -> Iterator[None]:
 
 
 def run_tool(argv: list[str], *, stdin: bytes | None = None, cwd: Path | None = None) -> bytes:
-    """Runs a host tool and returns its output; a failure names the tool and shows its last words."""
+    """Runs a host tool, returns its output; a failure names it and shows its last words."""
     try:
         done = subprocess.run(argv, input=stdin, cwd=cwd, capture_output=True, check=False)
     except FileNotFoundError as error:

@@ -37,8 +37,11 @@ class LabResult:
 
     @property
     def cases(self) -> dict[str, Case]:
-        return {e["case"]: Case(e["case"], e["ok"], e["error"], e["data"], e["seconds"])
-                for e in self.events if e["event"] == "case"}
+        return {
+            e["case"]: Case(e["case"], e["ok"], e["error"], e["data"], e["seconds"])
+            for e in self.events
+            if e["event"] == "case"
+        }
 
     def case(self, name: str) -> Case:
         """The outcome of a case; LabError (with what the lab knows) when it never finished."""
@@ -59,8 +62,10 @@ class LabResult:
         tail = self.outer_console.splitlines()[-25:]
         lines = [e["vm"] + "| " + e["text"] for e in self.named("line")][-25:]
         errors = [e["vm"] + " stderr: " + e["text"] for e in self.named("stderr")]
-        parts = [f"ran {self.where} ({self.why}), {self.seconds:.0f} s, "
-                 f"exit status {self.exit_status}, problem: {self.problem}"]
+        parts = [
+            f"ran {self.where} ({self.why}), {self.seconds:.0f} s, "
+            f"exit status {self.exit_status}, problem: {self.problem}"
+        ]
         parts += ["guest consoles end with:", *lines] if lines else []
         parts += errors
         parts += ["the nested machine's console ends with:", *tail] if tail else []

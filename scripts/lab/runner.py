@@ -44,10 +44,18 @@ class _Child:
     tty: socket.socket | None
 
 
-def run(scenario: Path, *, vmms: Mapping[str, Vmm], files: Mapping[str, Path] | None = None,
-        params: Mapping[str, Any] | None = None, timeout: float = 300, memory_mib: int = 4096,
-        choice: host.Choice | None = None, on_event: EventHandler | None = None,
-        terminal: Terminal | None = None) -> LabResult:
+def run(
+    scenario: Path,
+    *,
+    vmms: Mapping[str, Vmm],
+    files: Mapping[str, Path] | None = None,
+    params: Mapping[str, Any] | None = None,
+    timeout: float = 300,
+    memory_mib: int = 4096,
+    choice: host.Choice | None = None,
+    on_event: EventHandler | None = None,
+    terminal: Terminal | None = None,
+) -> LabResult:
     """Runs one scenario to its end.
 
     Never raises for what happens inside: a dead L1, a time-out or a failed scenario are recorded in
@@ -87,8 +95,15 @@ def _direct(scenario: Path, settings: bytes) -> Iterator[_Child]:
     with tempfile.NamedTemporaryFile(suffix=".json") as context, events, events_far:
         context.write(settings)
         context.flush()
-        argv = [str(PYTHON), "-B", "-m", "lab.inside.agent", str(scenario), context.name,
-                f"fd:{events_far.fileno()}"]
+        argv = [
+            str(PYTHON),
+            "-B",
+            "-m",
+            "lab.inside.agent",
+            str(scenario),
+            context.name,
+            f"fd:{events_far.fileno()}",
+        ]
         with _group(argv, [events_far]) as process:
             events_far.close()
             yield _Child(process, events, None)
@@ -98,9 +113,15 @@ def _direct(scenario: Path, settings: bytes) -> Iterator[_Child]:
 def _group(argv: list[str], inherit: list[socket.socket]) -> Iterator[subprocess.Popen[bytes]]:
     """A process in its own group; all of the group has been sent SIGKILL when the block ends."""
     process = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS)}, start_new_session=True,
-        pass_fds=[s.fileno() for s in inherit], preexec_fn=_die_with_parent)
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+        start_new_session=True,
+        pass_fds=[s.fileno() for s in inherit],
+        preexec_fn=_die_with_parent,
+    )
     try:
         yield process
     finally:
@@ -119,8 +140,13 @@ def _die_with_parent() -> None:
 class _Collector:
     """Reads all channels of one run until the process has ended and they are empty."""
 
-    def __init__(self, child: _Child, result: LabResult, on_event: EventHandler | None,
-                 terminal: Terminal | None) -> None:
+    def __init__(
+        self,
+        child: _Child,
+        result: LabResult,
+        on_event: EventHandler | None,
+        terminal: Terminal | None,
+    ) -> None:
         self._child, self._result, self._on_event = child, result, on_event
         self._terminal = terminal
         self._partial = b""
@@ -146,7 +172,9 @@ class _Collector:
     def _judge(self) -> None:
         status = self._child.process.wait()
         if self._result.exit_status is None and self._result.problem is None:
-            self._result.problem = f"it ended (status {status}) before the scenario reported its end"
+            self._result.problem = (
+                f"it ended (status {status}) before the scenario reported its end"
+            )
 
     def _watch(self, fd: int, handler: Callable[[int], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, handler)

@@ -16,7 +16,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def raw_terminal() -> Iterator[None]:
-    """Raw mode while the block runs; whatever ends the block, also a signal, the modes come back."""
+    """Raw mode while the block runs; whatever ends it, also a signal, the modes come back."""
     fd = sys.stdin.fileno()
     if not os.isatty(fd):
         yield
@@ -43,6 +43,7 @@ def saved_terminal() -> Iterator[None]:
 
 def signals_raise() -> None:
     """TERM and HUP unwind the stack like Ctrl-C does, instead of ending the process on the spot."""
+
     def handler(number: int, _frame: FrameType | None) -> None:
         raise Interrupted(signal.Signals(number).name)
 

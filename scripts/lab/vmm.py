@@ -8,8 +8,15 @@ from lab.errors import LabError
 from lab.paths import ROOT
 
 QEMU = Path("/usr/bin/qemu-system-x86_64")
-_QEMU_FIRMWARE = ("bios-256k.bin", "bios-microvm.bin", "kvmvapic.bin", "linuxboot.bin",
-                  "linuxboot_dma.bin", "pvh.bin", "qboot.rom")
+_QEMU_FIRMWARE = (
+    "bios-256k.bin",
+    "bios-microvm.bin",
+    "kvmvapic.bin",
+    "linuxboot.bin",
+    "linuxboot_dma.bin",
+    "pvh.bin",
+    "qboot.rom",
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +29,11 @@ class Vmm:
 
 
 def find(name: str | None = None) -> Vmm:
-    """`rhea` (RHEA_BINARY or build/rhea) or `qemu`; without a name RHEA_LAB_VMM decides."""
+    """`rhea` (RHEA_BINARY, RHEA_BUILD/rhea or build/rhea) or `qemu`; default: RHEA_LAB_VMM."""
     name = name or os.environ.get("RHEA_LAB_VMM") or "rhea"
     if name == "rhea":
-        binary = Path(os.environ.get("RHEA_BINARY") or ROOT / "build" / "rhea").absolute()
+        built = Path(os.environ.get("RHEA_BUILD") or ROOT / "build") / "rhea"
+        binary = Path(os.environ.get("RHEA_BINARY") or built).absolute()
         hint = "build it: meson setup build && ninja -C build"
         data: tuple[Path, ...] = ()
     elif name == "qemu":
@@ -40,5 +48,6 @@ def find(name: str | None = None) -> Vmm:
 
 def _firmware() -> tuple[Path, ...]:
     folders = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
-    return tuple(folder / name for folder in folders for name in _QEMU_FIRMWARE
-                 if (folder / name).exists())
+    return tuple(
+        folder / name for folder in folders for name in _QEMU_FIRMWARE if (folder / name).exists()
+    )

@@ -1,4 +1,4 @@
-"""Guests of nine bytes of code: the first instructions write one byte to the serial port, then halt."""
+"""Guests of ten bytes of code: they write one byte to the serial port, then halt."""
 
 import struct
 
@@ -14,9 +14,20 @@ def pvh_elf() -> bytes:
     code_at, note_at = 0x1000, 0x200
     note = struct.pack("<III4sQ", 4, 8, _XEN_ELFNOTE_PHYS32_ENTRY, b"Xen\0", _LOAD_ADDRESS)
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-    header = ident + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, _LOAD_ADDRESS, 64, 0, 0, 64, 56, 2, 64, 0, 0)
-    load = struct.pack("<IIQQQQQQ", 1, 7, code_at, _LOAD_ADDRESS, _LOAD_ADDRESS,
-                       len(_CODE_32), len(_CODE_32), 0x1000)
+    header = ident + struct.pack(
+        "<HHIQQQIHHHHHH", 2, 62, 1, _LOAD_ADDRESS, 64, 0, 0, 64, 56, 2, 64, 0, 0
+    )
+    load = struct.pack(
+        "<IIQQQQQQ",
+        1,
+        7,
+        code_at,
+        _LOAD_ADDRESS,
+        _LOAD_ADDRESS,
+        len(_CODE_32),
+        len(_CODE_32),
+        0x1000,
+    )
     pt_note = struct.pack("<IIQQQQQQ", 4, 4, note_at, 0, 0, len(note), len(note), 4)
     image = bytearray(code_at + len(_CODE_32))
     image[: len(header)] = header

@@ -46,9 +46,16 @@ class Side:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="at least 5 for a verdict")
-    parser.add_argument("--ours", default="rhea", metavar="VMM", help="rhea or qemu (to test the bench)")
-    parser.add_argument("--peer", action="append", default=[], metavar="LABEL=BINARY",
-                        help="another QEMU to measure beside the installed one")
+    parser.add_argument(
+        "--ours", default="rhea", metavar="VMM", help="rhea or qemu (to test the bench)"
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="LABEL=BINARY",
+        help="another QEMU to measure beside the installed one",
+    )
     parser.add_argument("--no-boot", action="store_true", help="leave the stock kernel out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample")
 
@@ -75,8 +82,10 @@ def _sides(options: argparse.Namespace) -> list[Side]:
     ours = vmm.find(options.ours)
     # QEMU's first instruction is its firmware's: the micro guest is that firmware, so that
     # QEMU is not charged for SeaBIOS. Its best case stands beside ours.
-    sides = [Side("ours", ours, "bios" if ours.name == "qemu" else "kernel"),
-             Side("qemu", vmm.find("qemu"), "bios")]
+    sides = [
+        Side("ours", ours, "bios" if ours.name == "qemu" else "kernel"),
+        Side("qemu", vmm.find("qemu"), "bios"),
+    ]
     for peer in options.peer:
         label, _, binary = peer.partition("=")
         path = Path(binary)
@@ -87,14 +96,19 @@ def _sides(options: argparse.Namespace) -> list[Side]:
 
 
 def _version(program: vmm.Vmm) -> str:
-    done = subprocess.run([str(program.binary), "-version"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(program.binary), "-version"], capture_output=True, text=True, check=False
+    )
     return (done.stdout.splitlines() or ["?"])[0]
 
 
 def _micro(sides: list[Side], rounds: int) -> Samples:
     problem = host.kvm_problem()
-    choice = host.choose() if problem else \
-        host.Choice("direct", "micro guests run on any kind of KVM, and /dev/kvm opens")
+    choice = (
+        host.choose()
+        if problem
+        else host.Choice("direct", "micro guests run on any kind of KVM, and /dev/kvm opens")
+    )
     print(f"bench: micro guests run {choice}" + (f"; {problem}" if problem else ""))
     with tempfile.TemporaryDirectory() as scratch:
         kernel_file, firmware_file = Path(scratch) / "micro.elf", Path(scratch) / "micro.bin"
@@ -113,11 +127,24 @@ def _boot(sides: list[Side], rounds: int) -> Samples:
     return _run("bench_boot", sides, files, params, choice, 120 + 60 * rounds * len(sides))
 
 
-def _run(scenario: str, sides: list[Side], files: dict[str, Path], params: dict[str, object],
-         choice: host.Choice, timeout: float) -> Samples:
+def _run(
+    scenario: str,
+    sides: list[Side],
+    files: dict[str, Path],
+    params: dict[str, object],
+    choice: host.Choice,
+    timeout: float,
+) -> Samples:
     params["sides"] = [side.as_params() for side in sides]
-    result = runner.run(SCENARIOS / f"{scenario}.py", vmms={s.label: s.vmm for s in sides}, files=files,
-                        params=params, timeout=timeout, choice=choice, on_event=_tick)
+    result = runner.run(
+        SCENARIOS / f"{scenario}.py",
+        vmms={s.label: s.vmm for s in sides},
+        files=files,
+        params=params,
+        timeout=timeout,
+        choice=choice,
+        on_event=_tick,
+    )
     print()
     if result.exit_status != 0:
         raise LabError(f"{scenario} failed\n{result.report()}")
@@ -137,7 +164,9 @@ def _samples(result: LabResult) -> Samples:
     return samples
 
 
-def _print(samples: Samples, rows: dict[str, tuple[str, str]], sides: list[Side], rounds: int) -> None:
+def _print(
+    samples: Samples, rows: dict[str, tuple[str, str]], sides: list[Side], rounds: int
+) -> None:
     heading = ["median (min-max)", "ours"]
     for side in sides[1:]:
         heading += [re.sub(r"\s", "_", side.label), "ours/peer", "verdict"]
@@ -147,7 +176,10 @@ def _print(samples: Samples, rows: dict[str, tuple[str, str]], sides: list[Side]
         line = [name, ours.show(unit)]
         for side in sides[1:]:
             peer = Series(tuple(samples[side.label][value]))
-            line += [peer.show(unit), f"{ours.median / peer.median:.2f}",
-                     verdict(ours, peer) if rounds >= 5 else "-"]
+            line += [
+                peer.show(unit),
+                f"{ours.median / peer.median:.2f}",
+                verdict(ours, peer) if rounds >= 5 else "-",
+            ]
         lines.append(line)
     print(table(lines))

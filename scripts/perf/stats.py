@@ -17,8 +17,10 @@ class Series:
 
     def show(self, unit: str) -> str:
         digits = 2 if self.median < 100 else 0
-        return (f"{self.median:.{digits}f} {unit} "
-                f"({min(self.values):.{digits}f}-{max(self.values):.{digits}f})")
+        return (
+            f"{self.median:.{digits}f} {unit} "
+            f"({min(self.values):.{digits}f}-{max(self.values):.{digits}f})"
+        )
 
 
 def verdict(ours: Series, peer: Series) -> str:
@@ -33,6 +35,8 @@ def verdict(ours: Series, peer: Series) -> str:
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns; the first row is the heading."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

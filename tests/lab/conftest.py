@@ -1,4 +1,4 @@
-"""Starts the lab runs that the selected tests need, two side by side, and hands out their results."""
+"""Starts the lab runs that the selected tests need, and hands out their results."""
 
 import os
 import sys
@@ -34,8 +34,16 @@ class Plan:
 
 PLANS = {
     "boot": Plan("boot", 240),
-    "life": Plan("life", 300, {"exit_0_script": guest.run_argument("true\n"),
-                               "big_ram_mib": BIG_RAM_MIB, "fill_copies": FILL_COPIES}, memory_mib=6144),
+    "life": Plan(
+        "life",
+        300,
+        {
+            "exit_0_script": guest.run_argument("true\n"),
+            "big_ram_mib": BIG_RAM_MIB,
+            "fill_copies": FILL_COPIES,
+        },
+        memory_mib=6144,
+    ),
     "boot_6_12": Plan("boot", 240, {"boots": ["one_cpu", "pvh"]}, series="6.12"),
 }
 Getter = Callable[[str], LabResult]
@@ -49,20 +57,28 @@ def _run(plan: Plan, choice: host.Choice) -> LabResult:
         "initrd": guest.initramfs(linux),
         "initrd_button": guest.initramfs(linux, modules=guest.POWER_BUTTON_MODULES),
     }
-    return runner.run(HERE / "scenarios" / f"{plan.scenario}.py", vmms={"vmm": vmm.find()},
-                      files=files, params={"release": linux.release, **plan.params},
-                      timeout=plan.timeout, memory_mib=plan.memory_mib, choice=choice)
+    return runner.run(
+        HERE / "scenarios" / f"{plan.scenario}.py",
+        vmms={"vmm": vmm.find()},
+        files=files,
+        params={"release": linux.release, **plan.params},
+        timeout=plan.timeout,
+        memory_mib=plan.memory_mib,
+        choice=choice,
+    )
 
 
 @pytest.fixture(scope="session")
 def lab_runs(request: pytest.FixtureRequest) -> Iterator[Getter]:
-    """All runs that the selected tests name by @pytest.mark.lab_run, started at once, two at a time."""
-    wanted = sorted({mark.args[0] for item in request.session.items
-                     for mark in item.iter_markers("lab_run")})
+    """The runs that the selected tests name by @pytest.mark.lab_run, two at a time."""
+    wanted = sorted(
+        {mark.args[0] for item in request.session.items for mark in item.iter_markers("lab_run")}
+    )
     choice = host.choose()
     with ThreadPoolExecutor(max_workers=2) as pool:
         futures: dict[str, Future[LabResult]] = {
-            name: pool.submit(_run, PLANS[name], choice) for name in wanted}
+            name: pool.submit(_run, PLANS[name], choice) for name in wanted
+        }
         yield lambda name: futures[name].result()
         for future in futures.values():
             future.cancel()

@@ -36,6 +36,7 @@ def test_the_scenario_ran_to_its_end(lab: LabResult) -> None:
 
 
 if FULL:
+
     @pytest.mark.lab_run("boot_6_12")
     @pytest.mark.parametrize(("case", "cpus"), [("one_cpu", 1), ("pvh", 1)])
     def test_debian_6_12_boots_too(lab: LabResult, case: str, cpus: int) -> None:

@@ -14,9 +14,22 @@ from pathlib import Path
 
 import pytest
 
-DEMO = [str(Path(__file__).resolve().parents[2] / "scripts" / "demo"), "--no-setup",
-        "--vmm", os.environ.get("RHEA_LAB_VMM", "rhea")]
+from lab import vmm
+
+DEMO = [
+    str(Path(__file__).resolve().parents[2] / "scripts" / "demo"),
+    "--no-setup",
+    "--vmm",
+    os.environ.get("RHEA_LAB_VMM", "rhea"),
+]
 LIMIT = 200.0
+
+
+@pytest.fixture(autouse=True)
+def tested_binary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo runs the binary under test instead of building one."""
+    if os.environ.get("RHEA_LAB_VMM", "rhea") == "rhea":
+        monkeypatch.setenv("RHEA_BINARY", str(vmm.find("rhea").binary))
 
 
 class Session:
@@ -31,7 +44,7 @@ class Session:
             ready, _, _ = select.select([self.master], [], [], deadline - time.monotonic())
             assert ready, f"no /{pattern}/ in: {self.text[-2000:]}"
             self.text += os.read(self.master, 65536).decode(errors="replace")
-        self.text = self.text[match.end():]
+        self.text = self.text[match.end() :]
 
     def send(self, text: str) -> None:
         os.write(self.master, text.encode())
@@ -41,7 +54,9 @@ class Session:
 def session() -> Iterator[tuple[Session, int]]:
     """A started demo, and the terminal's other end for looking at its modes."""
     master, slave = pty.openpty()
-    process = subprocess.Popen(DEMO, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    process = subprocess.Popen(
+        DEMO, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    )
     try:
         yield Session(master, process), slave
     finally:
@@ -67,8 +82,9 @@ def nested_machines(parent: int) -> list[int]:
 
 @pytest.mark.timeout(400)
 def test_batch_runs_commands_in_the_guest_and_exits_0() -> None:
-    done = subprocess.run([*DEMO, "--batch"], capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [*DEMO, "--batch"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^demo: running (directly|in the lab).*: .+$", done.stdout, re.MULTILINE)
     assert re.search(r"^guest\| Linux .*cloud-amd64", done.stdout, re.MULTILINE)
@@ -78,14 +94,21 @@ def test_batch_runs_commands_in_the_guest_and_exits_0() -> None:
 
 @pytest.mark.timeout(400)
 def test_batch_fails_when_the_guest_does_not_finish_in_time() -> None:
-    done = subprocess.run([*DEMO, "--batch", "--timeout", "0.5"], capture_output=True, text=True,
-                          check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [*DEMO, "--batch", "--timeout", "0.5"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 1
     assert "FAILED" in done.stderr
 
 
 def test_interactive_mode_without_a_terminal_is_refused() -> None:
-    done = subprocess.run(DEMO, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        DEMO, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == 2
     assert "needs a terminal" in done.stderr
 

@@ -64,16 +64,18 @@ def test_system_powerdown_reaches_the_guest_as_power_button(lab: LabResult) -> N
 
 def test_ram_lies_on_both_sides_of_the_pci_hole(lab: LabResult) -> None:
     data = passed(lab, "big_ram").data
-    ranges = [(int(a, 16), int(b, 16) + 1)
-              for a, b in re.findall(r"([0-9a-f]+)-([0-9a-f]+) : System RAM", data["iomem"])]
+    ranges = [
+        (int(a, 16), int(b, 16) + 1)
+        for a, b in re.findall(r"([0-9a-f]+)-([0-9a-f]+) : System RAM", data["iomem"])
+    ]
     low = [r for r in ranges if r[1] <= 0xE000_0000]
     high = [r for r in ranges if r[0] >= 4 * GIB]
     assert sorted(low + high) == sorted(ranges), "RAM inside the PCI hole"
     assert high and high[0][0] == 4 * GIB
     total = sum(end - begin for begin, end in ranges)
     assert BIG_RAM_MIB - 4 <= total / (1 << 20) <= BIG_RAM_MIB
-    mem_total_kib = int(re.search(r"MemTotal: +(\d+) kB", data["meminfo"])[1])  # type: ignore[index]
-    assert mem_total_kib > BIG_RAM_MIB * 1024 * 0.9
+    found = re.search(r"MemTotal: +(\d+) kB", data["meminfo"])
+    assert found is not None and int(found[1]) > BIG_RAM_MIB * 1024 * 0.9
 
 
 def test_ram_above_4_gib_holds_data(lab: LabResult) -> None:

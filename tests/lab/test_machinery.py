@@ -1,4 +1,4 @@
-"""The lab's own behaviour: decisions, artefacts, and that nothing survives a run that goes wrong."""
+"""The lab's own behaviour: decisions, artefacts, and that nothing survives a bad run."""
 
 import json
 import os
@@ -26,7 +26,9 @@ SHELL = {"vmm": Vmm("sh", Path("/bin/sh"))}
 
 def scenario(tmp_path: Path, body: str) -> Path:
     path = tmp_path / "scenario.py"
-    path.write_text("import os, time\n\ndef run(ctx):\n" + "".join(f"    {l}\n" for l in body.splitlines()))
+    path.write_text(
+        "import os, time\n\ndef run(ctx):\n" + "".join(f"    {l}\n" for l in body.splitlines())
+    )
     return path
 
 
@@ -41,11 +43,19 @@ def ends(pid: int) -> bool:
     return bool(ready)
 
 
-@pytest.mark.parametrize(("flags", "kvm", "where"), [
-    ("fpu vmx sse2", True, "direct"), ("fpu svm", True, "direct"), ("fpu sse2", True, "lab"),
-    ("fpu svm_lock xsvm", True, "lab"), ("fpu svm", False, "lab")])
+@pytest.mark.parametrize(
+    ("flags", "kvm", "where"),
+    [
+        ("fpu vmx sse2", True, "direct"),
+        ("fpu svm", True, "direct"),
+        ("fpu sse2", True, "lab"),
+        ("fpu svm_lock xsvm", True, "lab"),
+        ("fpu svm", False, "lab"),
+    ],
+)
 def test_the_place_follows_from_the_cpu_and_from_kvm(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, kvm: bool, where: str) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, kvm: bool, where: str
+) -> None:
     monkeypatch.delenv("RHEA_LAB", raising=False)
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
@@ -54,8 +64,11 @@ def test_the_place_follows_from_the_cpu_and_from_kvm(
 
 
 def test_a_scenario_reports_cases_and_goes_on_after_a_failed_one(tmp_path: Path) -> None:
-    path = scenario(tmp_path, "with ctx.case('bad'):\n    raise ValueError('boo')\n"
-                              "with ctx.case('good') as record:\n    record['x'] = ctx.params['x']")
+    path = scenario(
+        tmp_path,
+        "with ctx.case('bad'):\n    raise ValueError('boo')\n"
+        "with ctx.case('good') as record:\n    record['x'] = ctx.params['x']",
+    )
     result = runner.run(path, vmms=SHELL, params={"x": 7}, timeout=30, choice=DIRECT)
     assert result.exit_status == 0
     assert not result.case("bad").ok and "boo" in (result.case("bad").error or "")
@@ -65,10 +78,13 @@ def test_a_scenario_reports_cases_and_goes_on_after_a_failed_one(tmp_path: Path)
 
 
 def test_a_time_out_kills_the_scenario_and_the_vms_it_started(tmp_path: Path) -> None:
-    path = scenario(tmp_path, "with ctx.vm('v', ['-c', 'echo up; exec sleep 999']) as vm:\n"
-                              "    vm.console.expect('up')\n"
-                              "    ctx.event('pids', pids=[os.getpid(), vm.process.pid])\n"
-                              "    time.sleep(999)")
+    path = scenario(
+        tmp_path,
+        "with ctx.vm('v', ['-c', 'echo up; exec sleep 999']) as vm:\n"
+        "    vm.console.expect('up')\n"
+        "    ctx.event('pids', pids=[os.getpid(), vm.process.pid])\n"
+        "    time.sleep(999)",
+    )
     result = runner.run(path, vmms=SHELL, timeout=3, choice=DIRECT)
     assert result.exit_status is None
     assert result.problem == "time-out: killed"
@@ -76,8 +92,9 @@ def test_a_time_out_kills_the_scenario_and_the_vms_it_started(tmp_path: Path) ->
 
 
 def test_a_scenario_that_dies_is_told_from_one_that_failed(tmp_path: Path) -> None:
-    result = runner.run(scenario(tmp_path, "os.kill(os.getpid(), 9)"), vmms=SHELL, timeout=30,
-                        choice=DIRECT)
+    result = runner.run(
+        scenario(tmp_path, "os.kill(os.getpid(), 9)"), vmms=SHELL, timeout=30, choice=DIRECT
+    )
     assert result.exit_status is None
     assert "before the scenario reported its end" in (result.problem or "")
 
@@ -92,12 +109,17 @@ def test_a_crash_of_the_nested_machine_is_recorded_with_its_last_words(tmp_path:
 
 def test_a_killed_runner_leaves_no_machine_behind(tmp_path: Path) -> None:
     path = scenario(tmp_path, "ctx.event('pid', pid=os.getpid())\ntime.sleep(999)")
-    program = ("import sys; from pathlib import Path; from lab import host, runner\n"
-               "runner.run(Path(sys.argv[1]), vmms={}, timeout=99, choice=host.Choice('direct', ''),"
-               " on_event=lambda e: print(e.get('pid', ''), flush=True))")
+    program = (
+        "import sys; from pathlib import Path; from lab import host, runner\n"
+        "runner.run(Path(sys.argv[1]), vmms={}, timeout=99, choice=host.Choice('direct', ''),"
+        " on_event=lambda e: print(e.get('pid', ''), flush=True))"
+    )
     scripts = str(Path(__file__).resolve().parents[2] / "scripts")
-    child = subprocess.Popen(["/usr/bin/python3", "-c", program, str(path)], stdout=subprocess.PIPE,
-                             env={**os.environ, "PYTHONPATH": scripts})
+    child = subprocess.Popen(
+        ["/usr/bin/python3", "-c", program, str(path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": scripts},
+    )
     assert child.stdout is not None
     child.stdout.readline()
     pid = int(child.stdout.readline())
@@ -116,8 +138,9 @@ def test_archives_and_guest_images_are_the_same_bytes_every_time() -> None:
         return archive.to_bytes()
 
     assert build(["a", "b"]) == build(["b", "a"])
-    listing = subprocess.run(["cpio", "-it", "--quiet"], input=build(["a", "b"]), capture_output=True,
-                             check=True).stdout.split()
+    listing = subprocess.run(
+        ["cpio", "-it", "--quiet"], input=build(["a", "b"]), capture_output=True, check=True
+    ).stdout.split()
     # In path order, so that a folder always comes before what lies in it.
     assert listing == [b"deep", b"deep/er", b"deep/er/a", b"deep/er/b", b"dev", b"dev/console"]
     linux = kernel.fetch()
@@ -156,8 +179,10 @@ def test_the_qmp_client_sorts_replies_events_and_errors() -> None:
     near, far = socket.socketpair()
     pump = Pump()
     client = QmpClient(pump, near)
-    far.sendall(b'{"QMP": {}}\r\n{"event": "STOP"}\n{"return": 5, "id": 1}\r\n'
-                b'{"error": {"class": "GenericError", "desc": "no"}, "id": 2}\r\n{"event": "RE')
+    far.sendall(
+        b'{"QMP": {}}\r\n{"event": "STOP"}\n{"return": 5, "id": 1}\r\n'
+        b'{"error": {"class": "GenericError", "desc": "no"}, "id": 2}\r\n{"event": "RE'
+    )
     assert client.execute("one") == 5
     with pytest.raises(QmpError, match="GenericError: no"):
         client.execute("two")

@@ -44,11 +44,11 @@ class Context:
         """Reports one event; it carries this side's monotonic time."""
         line = json.dumps({"event": name, "t": time.monotonic(), **data}).encode() + b"\n"
         while line:
-            line = line[os.write(self._channel, line):]
+            line = line[os.write(self._channel, line) :]
 
     @contextlib.contextmanager
     def case(self, name: str) -> Iterator[dict[str, Any]]:
-        """One behaviour under test: its recorded data and outcome; a failure does not stop the rest."""
+        """One behaviour under test: its data and outcome; a failure does not stop the rest."""
         record: dict[str, Any] = {}
         begin = time.monotonic()
         error = None
@@ -56,13 +56,21 @@ class Context:
             yield record
         except Exception:  # the outcome is data here: the test that asks for this case fails
             error = traceback.format_exc()
-        self.event("case", case=name, ok=error is None, error=error, data=record,
-                   seconds=round(time.monotonic() - begin, 3))
+        self.event(
+            "case",
+            case=name,
+            ok=error is None,
+            error=error,
+            data=record,
+            seconds=round(time.monotonic() - begin, 3),
+        )
 
     @contextlib.contextmanager
-    def vm(self, label: str, options: Sequence[str], *, vmm: str = "vmm",
-           qmp: bool = False) -> Iterator[Vm]:
+    def vm(
+        self, label: str, options: Sequence[str], *, vmm: str = "vmm", qmp: bool = False
+    ) -> Iterator[Vm]:
         """A running VM; its console lines are reported live under `label`."""
+
         def on_line(t: float, text: str) -> None:
             self.event("line", vm=label, text=text, seen=t)
 

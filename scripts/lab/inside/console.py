@@ -45,15 +45,18 @@ class Console:
             return
         self._raw += data
         escape = self._raw.rfind(b"\x1b", -16)
-        whole = self._raw if escape < 0 or _ESCAPES.match(self._raw[escape:].decode("latin-1")) \
+        whole = (
+            self._raw
+            if escape < 0 or _ESCAPES.match(self._raw[escape:].decode("latin-1"))
             else self._raw[:escape]
-        self._raw = self._raw[len(whole):]
+        )
+        self._raw = self._raw[len(whole) :]
         self.text += _ESCAPES.sub("", whole.decode(errors="replace"))
         self._report_lines(flush=False)
 
     def _report_lines(self, *, flush: bool) -> None:
         now = time.monotonic()
-        *lines, rest = self.text[self._line_start:].split("\n")
+        *lines, rest = self.text[self._line_start :].split("\n")
         for line in lines:
             self._on_line(now, line)
         self._line_start = len(self.text) - len(rest)
@@ -86,7 +89,9 @@ class Console:
         self._pump.wait(seen, timeout)
         if not found:
             reason = "console closed" if self.closed else f"{timeout:.0f} s passed"
-            raise WaitTimeout(f"{reason} without /{pattern}/; the console ends with:\n{self.tail()}")
+            raise WaitTimeout(
+                f"{reason} without /{pattern}/; the console ends with:\n{self.tail()}"
+            )
         self._cursor = found[0].end()
         return found[0]
 
@@ -108,6 +113,6 @@ class Console:
         self.expect(r"^<<<\n", timeout)
         start = self._cursor
         match = self.expect(r">>>(\d+)\n", timeout)
-        output = self.text[start:match.start()]
+        output = self.text[start : match.start()]
         self.expect(PROMPT, timeout)
         return int(match.group(1)), output

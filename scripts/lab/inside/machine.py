@@ -5,16 +5,46 @@ from collections.abc import Sequence
 from lab.inside.agent import Context
 from lab.inside.console import Console
 
-BASE = ("-machine", "pc", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none",
-        "-serial", "stdio")
+BASE = (
+    "-machine",
+    "pc",
+    "-accel",
+    "kvm",
+    "-cpu",
+    "host",
+    "-nodefaults",
+    "-display",
+    "none",
+    "-serial",
+    "stdio",
+)
 CMDLINE = "console=ttyS0 panic=-1 quiet mitigations=off"
 
 
-def linux(ctx: Context, *extra: str, kernel: str = "bzimage", initrd: str = "initrd",
-          memory: str = "256", cpus: int = 1, append: Sequence[str] = ()) -> list[str]:
+def linux(
+    ctx: Context,
+    *extra: str,
+    kernel: str = "bzimage",
+    initrd: str = "initrd",
+    memory: str = "256",
+    cpus: int = 1,
+    append: Sequence[str] = ()
+) -> list[str]:
     """Boots the Linux guest that lies in the scenario's files."""
-    return [*BASE, "-m", memory, "-smp", str(cpus), "-kernel", ctx.files[kernel],
-            "-initrd", ctx.files[initrd], "-append", " ".join([CMDLINE, *append]), *extra]
+    return [
+        *BASE,
+        "-m",
+        memory,
+        "-smp",
+        str(cpus),
+        "-kernel",
+        ctx.files[kernel],
+        "-initrd",
+        ctx.files[initrd],
+        "-append",
+        " ".join([CMDLINE, *append]),
+        *extra,
+    ]
 
 
 def expect_banner(console: Console, timeout: float = 120) -> tuple[str, int]:

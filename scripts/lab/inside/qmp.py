@@ -84,10 +84,14 @@ class QmpClient:
         self._send(json.dumps(request).encode() + b"\r\n")
         self._pump.wait(lambda: wanted in self._replies or self.closed, timeout)
         if wanted not in self._replies:
-            raise WaitTimeout(f"no reply to {command}" + (": connection closed" if self.closed else ""))
+            raise WaitTimeout(
+                f"no reply to {command}" + (": connection closed" if self.closed else "")
+            )
         reply = self._replies.pop(wanted)
         if "error" in reply:
-            raise QmpError(f"{command}: {reply['error'].get('class')}: {reply['error'].get('desc')}")
+            raise QmpError(
+                f"{command}: {reply['error'].get('class')}: {reply['error'].get('desc')}"
+            )
         return reply["return"]
 
     def _send(self, data: bytes) -> None:
@@ -100,7 +104,9 @@ class QmpClient:
 
     def wait_event(self, name: str, timeout: float = 60) -> Message:
         """Takes the first event of that name out of the queue, waiting for it when needed."""
-        self._pump.wait(lambda: self.closed or any(e["event"] == name for e in self.events), timeout)
+        self._pump.wait(
+            lambda: self.closed or any(e["event"] == name for e in self.events), timeout
+        )
         for index, event in enumerate(self.events):
             if event["event"] == name:
                 return self.events.pop(index)

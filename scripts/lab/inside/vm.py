@@ -19,20 +19,25 @@ class Vm:
     exec; nothing is polled: exit comes by a pidfd, the monitor by a socket that listens already.
     """
 
-    def __init__(self, pump: Pump, argv: Sequence[str], on_line: LineHandler, *,
-                 qmp: bool = False) -> None:
+    def __init__(
+        self, pump: Pump, argv: Sequence[str], on_line: LineHandler, *, qmp: bool = False
+    ) -> None:
         self.pump = pump
         self._status: int | None = None
         self._stderr = os.fdopen(os.memfd_create("stderr"), "rb")
-        listener, extra = (_listening_socket() if qmp else (None, []))
+        listener, extra = _listening_socket() if qmp else (None, [])
         console_in, console_out = os.pipe(), os.pipe()
         self.argv = [*argv, *extra]
         client = _connect(listener) if listener else None
         self.started = time.monotonic()
         try:
             self.process = subprocess.Popen(
-                self.argv, stdin=console_in[0], stdout=console_out[1], stderr=self._stderr,
-                pass_fds=[listener.fileno()] if listener else [])
+                self.argv,
+                stdin=console_in[0],
+                stdout=console_out[1],
+                stderr=self._stderr,
+                pass_fds=[listener.fileno()] if listener else [],
+            )
         finally:
             os.close(console_in[0])
             os.close(console_out[1])
@@ -56,8 +61,10 @@ class Vm:
     def wait_exit(self, timeout: float = 60) -> int:
         """The exit status (negative: killed by that signal), after all output has been read."""
         if not self.pump.wait(lambda: self._status is not None, timeout):
-            raise WaitTimeout(f"the VMM still runs after {timeout:.0f} s; the console ends with:\n"
-                              f"{self.console.tail()}\nstderr: {self.stderr()}")
+            raise WaitTimeout(
+                f"the VMM still runs after {timeout:.0f} s; the console ends with:\n"
+                f"{self.console.tail()}\nstderr: {self.stderr()}"
+            )
         if not self.console.closed:
             self.console.drain()
         assert self._status is not None
@@ -84,8 +91,12 @@ def _listening_socket() -> tuple[socket.socket, list[str]]:
     listener.bind("")  # the kernel picks a free abstract name
     listener.listen(4)
     fd = listener.fileno()
-    return listener, ["-chardev", f"socket,id=labqmp,fd={fd},server=on,wait=off",
-                      "-mon", "chardev=labqmp,mode=control"]
+    return listener, [
+        "-chardev",
+        f"socket,id=labqmp,fd={fd},server=on,wait=off",
+        "-mon",
+        "chardev=labqmp,mode=control",
+    ]
 
 
 def _connect(listener: socket.socket) -> socket.socket:

@@ -1,4 +1,4 @@
-"""Start-up figures with a guest of nine bytes: greeting, first instruction, memory beyond guest RAM."""
+"""Start-up figures with a tiny guest: greeting, first instruction, memory beyond guest RAM."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -38,8 +38,9 @@ def _greeting(ctx: Context, side: dict[str, Any]) -> float:
         return (vm.monitor.greeting_time - vm.started) * 1000
 
 
-def _vm(ctx: Context, side: dict[str, Any], *extra: str, 
-        qmp: bool = False) -> AbstractContextManager[Vm]:
+def _vm(
+    ctx: Context, side: dict[str, Any], *extra: str, qmp: bool = False
+) -> AbstractContextManager[Vm]:
     option, name = GUESTS[side["guest"]]
     options = [*BASE, "-m", str(RAM_MIB), option, ctx.files[name], *side["micro_options"], *extra]
     return ctx.vm(side["label"], options, vmm=side["vmm"], qmp=qmp)

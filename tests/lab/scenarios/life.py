@@ -1,4 +1,4 @@
-"""The guest's life after booting: reboot, -no-reboot, stop and cont, power button, RAM above 4 GiB."""
+"""The guest's life after booting: reboot, stop and cont, power button, RAM above 4 GiB."""
 
 import re
 
@@ -100,7 +100,9 @@ def _big_ram(ctx: Context) -> None:
         record["fill"] = vm.console.run(
             "mkdir /big; mount -t tmpfs big /big; for i in "
             f"$(seq {ctx.params['fill_copies']}); do cat /bin/busybox; done > /big/a; "
-            "md5sum < /big/a", timeout=120)
+            "md5sum < /big/a",
+            timeout=120,
+        )
         record["normal_free_after"] = _free_pages_above_4g(vm)
         vm.console.send("poweroff -f\n")
         record["exit_status"] = vm.wait_exit()
