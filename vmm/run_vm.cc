@@ -92,6 +92,7 @@ class Process {
     if (qmp_ != nullptr) vm_->remove_observer(*qmp_);
     qmp_.reset();
     machine_.reset();
+    chardevs_.clear();
     if (loop_ != nullptr) loop_->serve_timers(nullptr);
   }
 

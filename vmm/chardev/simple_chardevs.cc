@@ -34,11 +34,19 @@ class FileChardev final : public StreamChardev {
 
 class StdioChardev final : public StreamChardev {
  public:
-  StdioChardev(std::string label, AioContext& context, TerminalGuard guard, Fd input, Fd output)
-      : StreamChardev(std::move(label), context), guard_(std::move(guard)) {
-    open_stream(std::move(input), std::move(output));
+  /// The file status flags that descriptors 0 and 1 had.
+  struct Flags {
+    int input = 0;
+    int output = 0;
+  };
+  StdioChardev(std::string label, AioContext& context, TerminalGuard guard, const Flags& flags)
+      : StreamChardev(std::move(label), context), guard_(std::move(guard)), flags_(flags) {}
+  ~StdioChardev() override {
+    ::fcntl(STDIN_FILENO, F_SETFL, flags_.input);
+    ::fcntl(STDOUT_FILENO, F_SETFL, flags_.output);
+    taken = false;
   }
-  ~StdioChardev() override { taken = false; }
+  void open(Fd input, Fd output) { open_stream(std::move(input), std::move(output)); }
   std::string description() const override { return "stdio"; }
 
   static bool taken;  // descriptors 0 and 1 are the process's, like this
@@ -49,6 +57,7 @@ class StdioChardev final : public StreamChardev {
 
  private:
   TerminalGuard guard_;
+  const Flags flags_;
 };
 bool StdioChardev::taken = false;
 
@@ -65,8 +74,13 @@ Result<Fd> reopen_nonblocking(int fd, int access) {
   }
   const std::string path = fmt::format("/proc/self/fd/{}", fd);
   Fd opened(::open(path.c_str(), access | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-  if (!opened) return fail_errno(errno, "cannot open descriptor {} anew", fd);
-  return opened;
+  if (opened) return opened;
+  // A device that can be opened only once (a virtio port, say), or a file that is not ours to open.
+  // Nobody but whoever started us can share it then, and ~StdioChardev() gives it back as it was.
+  Fd shared(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
+  if (!shared) return fail_errno(errno, "cannot copy descriptor {}", fd);
+  TRY(set_nonblocking(fd, true));
+  return shared;
 }
 
 }  // namespace
@@ -88,13 +102,16 @@ Result<std::unique_ptr<Chardev>> make_stdio_chardev(const ChardevConfig& config,
   if (StdioChardev::taken) {
     return fail(ErrorKind::kBusy, "cannot use stdio by multiple character devices");
   }
-  Fd input = TRY(reopen_nonblocking(STDIN_FILENO, O_RDONLY));
-  Fd output = TRY(reopen_nonblocking(STDOUT_FILENO, O_WRONLY));
+  const StdioChardev::Flags flags{.input = ::fcntl(STDIN_FILENO, F_GETFL),
+                                  .output = ::fcntl(STDOUT_FILENO, F_GETFL)};
   auto guard = TRY(TerminalGuard::create(
       STDIN_FILENO, config.signal ? TerminalSignals::kOn : TerminalSignals::kOff));
   StdioChardev::taken = true;
-  return std::make_unique<StdioChardev>(config.id, context, std::move(guard), std::move(input),
-                                        std::move(output));
+  auto stdio = std::make_unique<StdioChardev>(config.id, context, std::move(guard), flags);
+  Fd input = TRY(reopen_nonblocking(STDIN_FILENO, O_RDONLY));
+  Fd output = TRY(reopen_nonblocking(STDOUT_FILENO, O_WRONLY));
+  stdio->open(std::move(input), std::move(output));
+  return stdio;
 }
 
 }  // namespace rhea::vmm
