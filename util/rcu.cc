@@ -20,6 +20,7 @@ namespace rhea {
 namespace {
 
 thread_local bool t_registered = false;
+thread_local bool t_in_callback = false;
 
 // TSan does not see liburcu's membarrier-based ordering. One address stands for "the grace period":
 // readers release it when they leave, callbacks acquire it before they free. A free that skips the
@@ -44,12 +45,16 @@ struct DeferredCall : rcu_head {
 
 void run_deferred(rcu_head* head) {
   tsan_acquire_grace_period();
+  // liburcu registers its own thread: a callback may read, and retire what its object held.
+  t_registered = true;
+  t_in_callback = true;
   std::unique_ptr<DeferredCall> call(static_cast<DeferredCall*>(head));
   call->callback();
 }
 
 void assert_may_wait() {
   RHEA_CHECK(t_registered, "thread is not registered with RCU");
+  RHEA_CHECK(!t_in_callback, "waiting for readers on the RCU thread");
   RHEA_CHECK(!rcu.in_read_section(), "waiting for readers inside a read section");
   bql.assert_not_held();
 }

@@ -10,7 +10,8 @@
 //    period, poll, drain and coroutine entry abort inside one.
 //  - An updater publishes a new version and hands the old one to rcu_retire. It never waits.
 //  - A callback runs on the RCU thread after every reader that could see the old version has left.
-//    It frees plain memory and never takes the BQL; what needs a home thread is posted there.
+//    It frees plain memory and never takes the BQL; what needs a home thread is posted there. It
+//    may read and retire more, but not wait for readers.
 //  - rcu_synchronize waits for readers, rcu_drain_callbacks for the frees queued so far; neither
 //    implies the other. Both abort inside a section or with the BQL held, for a vCPU may sit in a
 //    section waiting for the BQL.

@@ -37,6 +37,15 @@ TEST_CASE("Rcu: a callback runs after the sections that were open have closed", 
   CHECK(freed);
 }
 
+TEST_CASE("Rcu: a callback may retire what its object held", "[rcu]") {
+  RcuThread self;
+  std::atomic<bool> freed = false;
+  rcu_call([&] { rcu_call([&] { freed = true; }); });
+  rcu_drain_callbacks();
+  rcu_drain_callbacks();
+  CHECK(freed);
+}
+
 TEST_CASE("Rcu: readers never see a retired value", "[rcu][stress]") {
   RcuThread self;
   constexpr int kReaders = 4;
