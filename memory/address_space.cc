@@ -16,6 +16,7 @@
 #include "util/check.h"
 #include "util/log.h"
 #include "util/rcu.h"
+#include "util/sync_point.h"
 
 namespace rhea::memory {
 namespace {
@@ -26,7 +27,9 @@ class RegionLock {
  public:
   explicit RegionLock(IoLocking locking) NO_THREAD_SAFETY_ANALYSIS
       : taken_(locking == IoLocking::kBql && !bql.held()) {
-    if (taken_) bql.lock();
+    if (!taken_) return;
+    RHEA_SYNC_POINT("memory:before-bql");
+    bql.lock();
   }
   ~RegionLock() NO_THREAD_SAFETY_ANALYSIS {
     if (taken_) bql.unlock();

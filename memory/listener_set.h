@@ -71,12 +71,11 @@ class ListenerSet {
     const auto found = std::ranges::find_if(
         *next, [&](const auto& node) { return node->listener.get() == &listener; });
     RHEA_CHECK(found != next->end(), "the listener is not registered");
-    std::shared_ptr<Node> node = std::move(*found);
+    const std::shared_ptr<Node> node = *found;
     next->erase(found);
-    publish(std::move(next));
+    publish(std::move(next));  // the old vector holds the node, so it lasts as long as a reader
     // release: pairs with the acquire in is_dead()
     node->dead.store(true, std::memory_order_release);
-    Reclaim::retire(std::move(node));
   }
 
   /// Calls `f(MemoryListener&)` for each listener that is not dead, as a reader.

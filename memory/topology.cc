@@ -32,7 +32,7 @@ constinit Topology topology;
 
 void Topology::begin_transaction() {
   bql.assert_held();
-  RHEA_CHECK(!telling_, "a listener changes the tree it is told about");
+  RHEA_CHECK(telling_ == 0, "a listener changes the tree it is told about");
   ++depth_;
 }
 
@@ -47,7 +47,6 @@ void Topology::note_change() { changed_ = true; }
 void Topology::commit() {
   // Address spaces over one root share one view. A handful of roots: a search beats a map.
   std::vector<std::pair<const MemoryRegion*, std::shared_ptr<const FlatView>>> built;
-  telling_ = true;
   for (const auto& space : snapshot()) {
     auto view = std::ranges::find(built, &space->root(), [](const auto& b) { return b.first; });
     if (view == built.end()) {
@@ -56,7 +55,6 @@ void Topology::commit() {
     }
     space->update(view->second);
   }
-  telling_ = false;
 }
 
 Topology::Spaces Topology::snapshot() const {
@@ -70,14 +68,14 @@ void Topology::publish(Spaces next) {
 }
 
 void Topology::add_space(std::shared_ptr<AddressSpaceState> space) {
-  RHEA_CHECK(!telling_, "a listener creates an address space");
+  RHEA_CHECK(telling_ == 0, "a listener creates an address space");
   Spaces next = snapshot();
   next.push_back(std::move(space));
   publish(std::move(next));
 }
 
 void Topology::remove_space(const AddressSpaceState& space) {
-  RHEA_CHECK(!telling_, "a listener destroys an address space");
+  RHEA_CHECK(telling_ == 0, "a listener destroys an address space");
   Spaces next = snapshot();
   const auto removed = std::erase_if(next, [&](const auto& s) { return s.get() == &space; });
   RHEA_CHECK(removed == 1, "address space {} is not in the list", space.name());
@@ -90,9 +88,7 @@ bool Topology::dirty_logging() const noexcept {
 }
 
 void Topology::tell_log_changed() {
-  telling_ = true;
   for (const auto& space : snapshot()) space->tell_log_changed();
-  telling_ = false;
 }
 
 Result<void> Topology::start_dirty_log(DirtyClient client) {

@@ -46,9 +46,22 @@ class Topology {
 
  private:
   friend class AddressSpace;
+  friend class AddressSpaceState;
   friend class MemoryRegion;
   friend class MemoryTransaction;
   using Spaces = std::vector<std::shared_ptr<AddressSpaceState>>;
+
+  /// While one lives, listeners are being told something, and the tree may not change.
+  class Telling {
+   public:
+    explicit Telling(Topology& t) REQUIRES(bql) : topology_(t) { ++topology_.telling_; }
+    ~Telling() REQUIRES(bql) { --topology_.telling_; }
+    Telling(const Telling&) = delete;
+    Telling& operator=(const Telling&) = delete;
+
+   private:
+    Topology& topology_;
+  };
 
   void begin_transaction() REQUIRES(bql);
   void end_transaction() REQUIRES(bql);
@@ -63,7 +76,7 @@ class Topology {
   RcuPtr<const Spaces> spaces_;
   unsigned depth_ GUARDED_BY(bql) = 0;
   bool changed_ GUARDED_BY(bql) = false;
-  bool telling_ GUARDED_BY(bql) = false;
+  unsigned telling_ GUARDED_BY(bql) = 0;  // nests: a callback may unregister a listener
 };
 
 extern Topology topology;

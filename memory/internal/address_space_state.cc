@@ -69,6 +69,7 @@ void tell_additions(const Nodes& nodes, const FlatView* before, const FlatView& 
 AddressSpaceState::AddressSpaceState(std::string name, MemoryRegion& root)
     : name_(std::move(name)), root_(root), owner_(FlatView::publishable(FlatView::build(root))) {
   view_.exchange(owner_.get());
+  ++root_.impl_->address_spaces;
 }
 
 std::shared_ptr<const FlatView> AddressSpaceState::pin() const {
@@ -81,6 +82,7 @@ std::shared_ptr<const FlatView> AddressSpaceState::pin() const {
 
 void AddressSpaceState::update(const std::shared_ptr<const FlatView>& next) {
   if (next->same_as(*owner_)) return;
+  const Topology::Telling telling(topology);
   const Nodes nodes = listeners_.snapshot();
   tell(nodes, &MemoryListener::begin);
   tell_deletions(nodes, *owner_, next.get());
@@ -93,6 +95,7 @@ void AddressSpaceState::update(const std::shared_ptr<const FlatView>& next) {
 void AddressSpaceState::tell_log_changed() {
   const Nodes nodes = listeners_.snapshot();
   if (nodes.empty()) return;
+  const Topology::Telling telling(topology);
   tell(nodes, &MemoryListener::begin);
   for (const auto& range : owner_->ranges()) {
     if (range.ram != nullptr) tell(nodes, &MemoryListener::log_changed, make_section(range));
@@ -104,10 +107,12 @@ void AddressSpaceState::shut_down() {
   for (const auto& node : listeners_.snapshot() | std::views::reverse) {
     unregister_listener(*node->listener);
   }
+  --root_.impl_->address_spaces;
   owner_.reset();
 }
 
 void AddressSpaceState::register_listener(std::shared_ptr<MemoryListener> listener, int priority) {
+  const Topology::Telling telling(topology);
   MemoryListener& added = *listener;
   listeners_.add(std::move(listener), priority);
   Nodes nodes = listeners_.snapshot();
@@ -121,6 +126,7 @@ void AddressSpaceState::unregister_listener(MemoryListener& listener) {
   Nodes nodes = listeners_.snapshot();
   std::erase_if(nodes, [&](const auto& node) { return node->listener.get() != &listener; });
   RHEA_CHECK(nodes.size() == 1, "the listener is not registered with {}", name_);
+  const Topology::Telling telling(topology);
   tell(nodes, &MemoryListener::begin);
   tell_deletions(nodes, *owner_, nullptr);
   tell(nodes, &MemoryListener::commit);
