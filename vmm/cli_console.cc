@@ -81,17 +81,22 @@ Result<void> place_isa_serial(Draft& draft, const IsaSerial& device, Ports& port
   return ok();
 }
 
+Result<void> place_isa_serials(Draft& draft, Ports& ports, bool (*which)(const IsaSerial&)) {
+  for (const IsaSerial& device : draft.isa_serials) {
+    if (!which(device)) continue;
+    auto placed = place_isa_serial(draft, device, ports);
+    if (!placed) return at(device.origin, std::move(placed).error());
+  }
+  return ok();
+}
+
 /// -serial fills the ports in order; -device isa-serial those it names, or the first that is free.
 Result<void> settle_ports(Draft& draft) {
   Ports ports;
   for (size_t i = 0; i < draft.serials.size(); ++i) ports[i] = draft.serials[i];
   // A device without an index must not take the place of a later one that names it.
-  std::ranges::stable_partition(draft.isa_serials,
-                                [](const IsaSerial& device) { return device.index.has_value(); });
-  for (const IsaSerial& device : draft.isa_serials) {
-    auto placed = place_isa_serial(draft, device, ports);
-    if (!placed) return at(device.origin, std::move(placed).error());
-  }
+  TRY(place_isa_serials(draft, ports, [](const IsaSerial& d) { return d.index.has_value(); }));
+  TRY(place_isa_serials(draft, ports, [](const IsaSerial& d) { return !d.index.has_value(); }));
   for (auto& port : ports) draft.config.serials.push_back(port.value_or(""));
   while (!draft.config.serials.empty() && draft.config.serials.back().empty()) {
     draft.config.serials.pop_back();
