@@ -29,9 +29,8 @@ double nanoseconds_each(long rounds, F&& f) {
 int main() {
   Immediate executor;
   long ran = 0;
-  const double lifecycle = nanoseconds_each(20'000'000, [&] {
-    static_cast<void>(start_here(executor, [&ran](Co&) { ++ran; }));
-  });
+  const double lifecycle = nanoseconds_each(
+      20'000'000, [&] { static_cast<void>(start_here(executor, [&ran](Co&) { ++ran; })); });
   Coroutine* coroutine = nullptr;
   bool stop = false;
   static_cast<void>(start_here(executor, [&](Co& co) {
