@@ -26,7 +26,9 @@ Result<Thread> Thread::start(std::string name, std::move_only_function<void()> b
       b = nullptr;  // captured state dies while the thread is still registered
     }));
   } catch (const std::system_error& e) {
-    result = fail_errno(e.code().value(), "cannot start a thread");
+    // EAGAIN, which elsewhere says "try again": here a limit is reached.
+    result = Error(ErrorKind::kResource,
+                   fmt::format("cannot start a thread: {}", e.code().message()), e.code().value());
   }
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
   return result;
