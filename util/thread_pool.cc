@@ -9,6 +9,7 @@
 #include "util/check.h"
 #include "util/mutex.h"
 #include "util/rcu.h"
+#include "util/sync_point.h"
 #include "util/thread.h"
 
 namespace rhea {
@@ -176,6 +177,7 @@ void ThreadPool::drain() {
   impl_->assert_may_wait();
   MutexLock lock(impl_->mutex);
   const uint64_t limit = impl_->next_id;
+  RHEA_SYNC_POINT("ThreadPool::drain: counted, not yet waiting");
   while (impl_->busy_below(limit)) impl_->changed.wait(impl_->mutex);
 }
 

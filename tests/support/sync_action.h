@@ -1,9 +1,10 @@
 // Runs a test's code at a named point of ours (util/sync_point.h), to replay a race step by step.
 #pragma once
 
-#include <cstring>
+#include <atomic>
 #include <functional>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "util/check.h"
@@ -12,28 +13,34 @@
 namespace rhea::test {
 
 /// While it lives, a thread that passes the point `name` runs `action` first.
-/// Invariants: one at a time; no thread is inside the action when it dies.
+/// Thread: made and destroyed by one; the destructor waits for whoever is inside the action.
+/// Invariants: one at a time.
 class SyncAction {
  public:
   SyncAction(std::string name, std::function<void()> action)
       : name_(std::move(name)), action_(std::move(action)) {
-    RHEA_CHECK(current_ == nullptr);
-    current_ = this;
+    RHEA_CHECK(current_.exchange(this) == nullptr);
     sync_point_handler.store(handle, std::memory_order_release);  // pairs with RHEA_SYNC_POINT
   }
   ~SyncAction() {
     sync_point_handler.store(nullptr, std::memory_order_release);
     current_ = nullptr;
+    while (inside_ != 0) std::this_thread::yield();
   }
   SyncAction(const SyncAction&) = delete;
   SyncAction& operator=(const SyncAction&) = delete;
 
  private:
   static void handle(const char* name) {
-    if (current_->name_ == name) current_->action_();
+    // Counted before it looks, and the destructor clears before it looks at the count.
+    ++inside_;
+    const SyncAction* self = current_;
+    if (self != nullptr && self->name_ == name) self->action_();
+    --inside_;
   }
 
-  inline static SyncAction* current_ = nullptr;
+  inline static std::atomic<SyncAction*> current_ = nullptr;
+  inline static std::atomic<int> inside_ = 0;
   const std::string name_;
   const std::function<void()> action_;
 };
