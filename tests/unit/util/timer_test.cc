@@ -156,6 +156,7 @@ TEST_CASE("Timer: a period is made by arming again in the callback", "[timer]") 
 }
 
 TEST_CASE("Timer: one that is always late starves neither the loop nor its siblings", "[timer]") {
+  test::Watchdog watchdog("late timer", 60s);
   Fixture f;
   std::optional<Timer> late;
   late.emplace(f.list, [&] {
