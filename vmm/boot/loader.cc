@@ -16,13 +16,14 @@ constexpr uint64_t kPageSize = 0x1000;
 Result<LoadedRange> place_initrd(const ByteSource* initrd, uint64_t floor, uint64_t limit) {
   if (initrd == nullptr) return LoadedRange{};
   const uint64_t size = initrd->size_bytes();
+  floor = (floor + kPageSize - 1) & ~(kPageSize - 1);
   const uint64_t room = limit > floor ? limit - floor : 0;
-  const uint64_t base = size <= room ? (limit - size) & ~(kPageSize - 1) : 0;
-  if (size > room || base < floor) {
+  if (size > room) {
     return fail(ErrorKind::kInvalidArgument,
                 "{}: initrd too big for RAM: {} bytes, {} are free above the kernel",
                 initrd->name(), size, room);
   }
+  const uint64_t base = (limit - size) & ~(kPageSize - 1);
   return LoadedRange{memory::GuestAddr{base}, size};
 }
 

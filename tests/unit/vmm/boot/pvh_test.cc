@@ -223,6 +223,15 @@ TEST_CASE("PVH: the initrd and the command line have their limits here too", "[b
   CHECK(longer.error() == "kernel command line too long (65536 > max 65535)");
 }
 
+TEST_CASE("PVH: rounding the initrd's place down to a page does not reach into the kernel",
+          "[boot]") {
+  auto headers = good_program_headers();
+  headers[0].p_memsz = 0x1800;  // the page at 0x1001000 belongs to the kernel, its rest is free
+  BootFixture f(make_elf(good_elf_header(), headers), 16 * kMiB + 0x1800 + 10'000);
+  f.use_initrd = true;
+  CHECK_THAT(f.error(), Catch::Contains("initrd too big for RAM"));
+}
+
 TEST_CASE("PVH: cut off anywhere it is refused, before RAM is touched", "[boot]") {
   const Bytes whole = make_elf();
   for (size_t size = 0; size < whole.size(); size += size < 1024 ? 1 : 97) {
