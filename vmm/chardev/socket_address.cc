@@ -176,6 +176,15 @@ Result<Fd> connect_tcp(const std::string& host, uint16_t port) {
   return first_that_works(list.get(), fmt::format("Failed to connect to '{}:{}'", host, port), use);
 }
 
+std::string local_path(int fd) {
+  sockaddr_un address{};
+  socklen_t length = sizeof address;
+  // An abstract name starts with a zero byte: no path either.
+  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) < 0) return {};
+  if (address.sun_family != AF_UNIX) return {};
+  return {address.sun_path, ::strnlen(address.sun_path, sizeof address.sun_path)};
+}
+
 std::string local_address(int fd) { return address_text(fd, &::getsockname); }
 std::string peer_address(int fd) { return address_text(fd, &::getpeername); }
 

@@ -40,6 +40,8 @@ Result<Fd> connect_unix(const std::string& path);
 Result<Fd> listen_tcp(const std::string& host, uint16_t port);
 Result<Fd> connect_tcp(const std::string& host, uint16_t port);
 
+/// The path a unix socket is bound to; empty if none, or another family.
+std::string local_path(int fd);
 /// "host:port" of a socket's own end or its peer's; empty for another family.
 std::string local_address(int fd);
 std::string peer_address(int fd);

@@ -154,6 +154,12 @@ bool SocketChardev::peer_hung_up() const {
 }
 
 void SocketChardev::input_ended() {
+  // `printf COMMANDS | nc -N -U PATH` is still there for the answers.
+  close_when_written();
+  if (!peer_present()) listen_again();
+}
+
+void SocketChardev::output_ended() {
   close_stream();
   listen_again();
 }
@@ -164,7 +170,8 @@ std::string SocketChardev::description() const {
   const int own = listener_ ? listener_.get() : input_fd();
   const std::string address = own >= 0 ? local_address(own) : "";
   if (address.empty()) {
-    return fmt::format("{}unix:{}{}", disconnected, config_.path, server);
+    const std::string path = config_.fd && own >= 0 ? local_path(own) : config_.path;
+    return fmt::format("{}unix:{}{}", disconnected, path, server);
   }
   const std::string peer = peer_present() ? " <-> " + peer_address(input_fd()) : "";
   return fmt::format("{}tcp:{}{}{}", disconnected, address, server, peer);

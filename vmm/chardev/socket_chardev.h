@@ -12,7 +12,8 @@ namespace rhea::vmm {
 
 /// One peer at a time. A server takes the next one when the one before has gone; until then it
 /// waits in the listen queue. A peer that hung up with input of it still unread counts as gone as
-/// soon as another waits. A client connects when it is made, and not again. Thread: as Chardev.
+/// soon as another waits; one that will only read on gets the output that waits for it. A client
+/// connects when it is made, and not again. Thread: as Chardev.
 class SocketChardev final : public StreamChardev {
  public:
   static Result<std::unique_ptr<SocketChardev>> create(const ChardevConfig& config,
@@ -23,7 +24,7 @@ class SocketChardev final : public StreamChardev {
 
  protected:
   void input_ended() override;
-  void output_ended() override { input_ended(); }
+  void output_ended() override;
 
  private:
   SocketChardev(const ChardevConfig& config, AioContext& context);

@@ -42,7 +42,7 @@ void StreamChardev::open_stream(Fd input, Fd output) {
   input_ = std::move(input);
   output_ = std::move(output);
   output_is_socket_ = is_socket(output_.get());
-  output_broken_ = false;
+  output_broken_ = closing_ = false;
   set_peer_present(true);
   update_watches();
 }
@@ -53,6 +53,12 @@ void StreamChardev::close_stream() {
   update_.cancel();
   set_peer_present(false);
   release_frontend();
+}
+
+void StreamChardev::close_when_written() {
+  close_input();
+  closing_ = !pending_.empty() && !output_broken_;
+  if (!closing_) close_stream();
 }
 
 void StreamChardev::close_input() {
@@ -116,7 +122,8 @@ void StreamChardev::accept_input() {
 
 void StreamChardev::update_watches() {
   bql.assert_held();
-  if (output_broken_) {
+  if (output_broken_ || (closing_ && pending_.empty())) {
+    closing_ = false;
     output_ended();
     release_frontend();
     return;

@@ -42,6 +42,8 @@ class StreamChardev : public Chardev {
   /// Lets go of one side.
   void close_input();
   void close_output();
+  /// As close_stream(), but once the output that waits has been taken.
+  void close_when_written();
   /// The descriptor the peer is read from; -1 if none.
   int input_fd() const noexcept { return input_.get(); }
   /// The peer will send no more, or can not be written to. On main, in the service context.
@@ -64,6 +66,7 @@ class StreamChardev : public Chardev {
   Fd input_, output_;
   bool output_is_socket_ = false;
   bool output_broken_ = false;
+  bool closing_ = false;         // when the output that waits has been taken
   bool frontend_waits_ = false;  // write() took less than it was given
   std::vector<std::byte> pending_;
   FdWatch input_watch_, output_watch_;

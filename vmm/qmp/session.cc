@@ -119,6 +119,7 @@ void QmpSession::receive(std::span<const std::byte> data) {
 void QmpSession::serve() {
   bql.assert_held();
   report_dropped_events();
+  serving_ = true;
   size_t consumed = 0;
   for (size_t n = 0; n < limits_.commands_per_turn && consumed < input_.size() && may_serve();) {
     std::optional<JsonFramer::Frame> frame;
@@ -127,7 +128,9 @@ void QmpSession::serve() {
     handle(*frame);
     ++n;
   }
+  serving_ = false;
   input_.erase(0, consumed);
+  flush();
   if (!input_.empty() && may_serve()) more_.schedule();
   if (backend_waits_ && input_room() > 0) {
     backend_waits_ = false;
@@ -215,7 +218,7 @@ void QmpSession::send(std::string_view text) {
   // The client went away while a handler ran.
   if (phase_ == Phase::kNoClient) return;
   output_ += text;
-  flush();
+  if (!serving_) flush();
 }
 
 void QmpSession::flush() {
@@ -225,7 +228,8 @@ void QmpSession::flush() {
 }
 
 void QmpSession::report_dropped_events() {
-  if (dropped_events_ == 0 || output_.size() >= limits_.output_bytes) return;
+  // Not before there is room for more than the notice, or each event would turn into one.
+  if (dropped_events_ == 0 || output_.size() > limits_.event_bytes / 2) return;
   const size_t count = std::exchange(dropped_events_, 0);
   send(qmp_event_line("RHEA_EVENTS_DROPPED", {{"count", count}}));
 }

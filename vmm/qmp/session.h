@@ -76,6 +76,7 @@ class QmpSession final : public devices::CharFrontend {
   JsonFramer framer_;
   std::string input_;
   std::string output_;
+  bool serving_ = false;  // what a turn writes goes out in one piece
   size_t dropped_events_ = 0;
   bool backend_waits_ = false;  // it was told that there is no room, and awaits accept_input()
   Bh more_;
