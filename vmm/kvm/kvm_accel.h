@@ -33,6 +33,7 @@ class KvmAccel final : public Accel {
   bool is_kvm() const noexcept override { return true; }
 
   KvmVm& vm() noexcept { return *vm_; }
+  KvmIrqs& kvm_irqs() noexcept { return irqs_; }
   VcpuThread& vcpu_thread(size_t index) { return *threads_.at(index); }
 
  private:

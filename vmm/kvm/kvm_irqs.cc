@@ -57,4 +57,21 @@ void KvmIrqs::set_irq(unsigned gsi, bool level) {
   }
 }
 
+Result<void> KvmIrqs::attach_eventfd(unsigned gsi, int fd) {
+  kvm_irqfd request{};
+  request.fd = static_cast<uint32_t>(fd);
+  request.gsi = gsi;
+  TRY(KVM_IOCTL(vm_fd_, KVM_IRQFD, &request));
+  return ok();
+}
+
+Result<void> KvmIrqs::detach_eventfd(unsigned gsi, int fd) {
+  kvm_irqfd request{};
+  request.fd = static_cast<uint32_t>(fd);
+  request.gsi = gsi;
+  request.flags = KVM_IRQFD_FLAG_DEASSIGN;
+  TRY(KVM_IOCTL(vm_fd_, KVM_IRQFD, &request));
+  return ok();
+}
+
 }  // namespace rhea::vmm

@@ -22,6 +22,12 @@ class KvmIrqs final : public devices::IrqSink {
   Result<void> install_routes();
   void set_irq(unsigned gsi, bool level) override;
 
+  /// A write to the eventfd `fd` is a pulse of `gsi`, raised by the kernel without us. The kernel
+  /// keeps the eventfd until it is detached. Thread: any.
+  /// Errors: KVM_IRQFD refuses, kBusy if `fd` is attached already.
+  Result<void> attach_eventfd(unsigned gsi, int fd);
+  Result<void> detach_eventfd(unsigned gsi, int fd);
+
  private:
   const int vm_fd_;
 };
