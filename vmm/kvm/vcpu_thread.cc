@@ -146,6 +146,7 @@ void VcpuThread::run_guest() {
       complete_io();
       return;
     }
+    RHEA_SYNC_POINT("vcpu.run.before_enter");
     run_once();
   }
 }
