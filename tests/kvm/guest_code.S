@@ -39,7 +39,7 @@ blob code_interrupts
     leaq handler(%rip), %rax
     movl $IDT + 16 * VECTOR, %edi
     movw %ax, (%rdi)                  /* [SDM vol. 3, 6.14.1 64-bit IDT gates] */
-    movw $8, 2(%rdi)
+    movw $0x10, 2(%rdi)               /* the code segment that the vCPU starts with */
     movw $0x8e00, 4(%rdi)
     shrq $16, %rax
     movw %ax, 6(%rdi)

@@ -3,7 +3,6 @@
 #include "guest.inc"
 
 .set COM2, 0x2f8
-.set LINE_STATUS, 5
 
 guest_main:
     movq $ready, %rsi
