@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+from typing import Any, Iterator
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from support import vm  # noqa: E402
+from support import qmp, vm  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,26 +21,52 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Guest:
-    """Starts a micro-guest by name."""
+    """Starts micro-guests by name; whatever it started is gone when the test ends."""
 
-    def __call__(self, name: str, *extra: str, serial: str = "stdio",
-                 append: str | None = None) -> vm.Process:
-        arguments = ["-accel", "kvm", "-nodefaults", "-display", "none", "-m", "64",
-                     "-serial", serial, "-kernel", str(vm.BUILD / "tests/kvm" / f"{name}.elf")]
-        if append is not None:
-            arguments += ["-append", append]
-        process = vm.rhea(*arguments, *extra)
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.started: list[vm.Process] = []
+        self._sockets = 0
+
+    @staticmethod
+    def image(name: str) -> str:
+        return str(vm.BUILD / "tests/kvm" / f"{name}.elf")
+
+    def arguments(self, name: str, *extra: str, serial: str = "stdio",
+                  append: str | None = None) -> list[str]:
+        words = ["-accel", "kvm", "-nodefaults", "-display", "none", "-m", "64",
+                 "-serial", serial, "-kernel", self.image(name)]
+        return words + ([] if append is None else ["-append", append]) + list(extra)
+
+    def command(self, *words: str | os.PathLike[str], **options: Any) -> vm.Process:
+        process = vm.Process(words, **options)
         self.started.append(process)
         return process
 
-    def __init__(self) -> None:
-        self.started: list[vm.Process] = []
+    def run(self, *arguments: str | os.PathLike[str], **options: Any) -> vm.Process:
+        return self.command(vm.RHEA, *arguments, **options)
+
+    def __call__(self, name: str, *extra: str, serial: str = "stdio", append: str | None = None,
+                 **options: Any) -> vm.Process:
+        return self.run(*self.arguments(name, *extra, serial=serial, append=append), **options)
+
+    def with_qmp(self, name: str, *extra: str, serial: str = "stdio",
+                 **options: Any) -> tuple[vm.Process, qmp.Qmp]:
+        """A guest with a monitor, which is negotiated when this returns."""
+        self._sockets += 1
+        listener = qmp.Listener(self.folder / f"qmp{self._sockets}")
+        process = self(name, "-qmp", f"unix:{listener.path}", *extra, serial=serial, **options)
+        monitor = qmp.Qmp(listener.accept()).negotiate()
+        listener.close()
+        return process, monitor
+
+    def clean_up(self) -> None:
+        for process in self.started:
+            process.kill()
 
 
 @pytest.fixture
-def guest():
-    """The factory; whatever it started is gone when the test ends."""
-    factory = Guest()
+def guest(tmp_path: pathlib.Path) -> Iterator[Guest]:
+    factory = Guest(tmp_path)
     yield factory
-    for process in factory.started:
-        process.kill()
+    factory.clean_up()

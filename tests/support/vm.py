@@ -26,6 +26,11 @@ def sized(brief: int, full: int) -> int:
     return full if full_size() else brief
 
 
+def address_sanitized() -> bool:
+    """Whether the build under test has AddressSanitizer in it."""
+    return b"__asan_init" in RHEA.read_bytes()
+
+
 class Process:
     """A child whose stdout and stderr are read as they come."""
 
@@ -73,6 +78,11 @@ class Process:
                     f"{text!r} did not come; stdout: {self.stdout!r} stderr: {self.stderr!r}")
         start, self._seen = self._seen, at + len(text.encode())
         return out[start:self._seen].decode(errors="replace")
+
+    def drain(self) -> None:
+        """Takes what the process has written so far, without waiting for more."""
+        while self._read_some(0):
+            pass
 
     def send(self, text: str) -> None:
         assert self.process.stdin
