@@ -61,6 +61,10 @@ class Process {
   explicit Process(const VmConfig& config) : config_(config) {}
 
   Result<void> assemble() REQUIRES(bql) {
+    if (config_.accelerator == Accelerator::kKvm && !config_.kernel) {
+      return fail(ErrorKind::kInvalidArgument,
+                  "-kernel is missing: there is no firmware that would find something to boot");
+    }
     loop_ = TRY(MainLoop::create());
     signals_ = TRY(ending_signals());
     TRY(open_chardevs());

@@ -87,6 +87,10 @@ Result<void> Vm::reload() {
 }
 
 Result<void> Vm::reset(Cause cause) {
+  if (config_.no_reboot) {
+    serve_shutdown(cause);
+    return ok();
+  }
   parts_.accel.pause_vcpus();
   // What the guest asked for before this reset belongs to the machine that is gone.
   reset_requested_.reset();
@@ -147,11 +151,7 @@ void Vm::serve_requests() {
   if (auto report = std::exchange(internal_error_, std::nullopt)) serve_internal_error(*report);
   if (auto cause = std::exchange(shutdown_requested_, std::nullopt)) serve_shutdown(*cause);
   if (auto cause = std::exchange(reset_requested_, std::nullopt)) {
-    if (config_.no_reboot) {
-      serve_shutdown(*cause);
-    } else if (auto done = reset(*cause); !done) {
-      RHEA_LOG(kVmm, kError, "{}", done.error().message());
-    }
+    if (auto done = reset(*cause); !done) RHEA_LOG(kVmm, kError, "{}", done.error().message());
   }
   if (state_ == RunState::kRunning && !quitting_) parts_.accel.resume_vcpus();
 }

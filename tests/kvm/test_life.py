@@ -168,6 +168,15 @@ def test_no_reboot_turns_a_reset_into_the_end(guest):
     assert process.stdout == "boot 1\n"
 
 
+def test_no_reboot_turns_a_monitors_reset_into_the_end_too(guest):
+    process, monitor = guest.with_qmp("ticks", "-no-reboot")
+    process.wait_for("tick 1\n")
+    assert monitor.execute("system_reset") == {}
+    assert monitor.take_event("SHUTDOWN") == {"guest": False, "reason": "host-qmp-system-reset"}
+    assert not monitor.events
+    assert process.wait() == 0
+
+
 def test_guest_resets_are_events(guest):
     process, monitor = guest.with_qmp("reset", "-S")
     monitor.execute("cont")

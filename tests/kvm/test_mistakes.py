@@ -97,6 +97,10 @@ def test_a_bad_line_is_one_clear_line(guest, files, words, reason):
     assert reason.format(**files) in refused(guest, *boot, *filled)
 
 
+def test_a_machine_with_nothing_to_boot_is_refused(guest):
+    assert "-kernel is missing" in refused(guest, *BOOT)
+
+
 def test_a_refused_line_leaves_nothing_behind(guest, files, tmp_path):
     pidfile, path = tmp_path / "pid", tmp_path / "socket"
     refused(guest, *BOOT, "-pidfile", str(pidfile), "-qmp", f"unix:{path},server=on,wait=off",
@@ -125,5 +129,5 @@ def test_no_permission_for_dev_kvm(guest, tmp_path):
     probe = guest.command(*nobody, vm.RHEA, "-version")
     if probe.wait() != 0:
         pytest.skip("nobody may not run this build")
-    reason = refused(guest, *BOOT, prefix=nobody)
+    reason = refused(guest, *BOOT, "-kernel", ELF, prefix=nobody)
     assert reason.endswith("could not access KVM kernel module /dev/kvm: Permission denied")
