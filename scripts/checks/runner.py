@@ -1,4 +1,7 @@
-"""Runs steps side by side within the machine's cores, in dependency order."""
+"""Runs steps side by side, as many as the machine has cores, in dependency order.
+
+A build takes all cores by itself; beside it runs what waits most of its time, a lab say.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,7 @@ class Runner:
 
     def __init__(self, steps: list[Step], cores: int) -> None:
         self._waiting = list(steps)
-        self._cores_free = cores
-        self._cores = cores
+        self._lanes_free = cores
         self._done: dict[str, bool] = {}
         self._names = {step.name for step in steps}
         self._changed = threading.Condition()
@@ -37,7 +39,7 @@ class Runner:
                 if step is None:
                     self._changed.wait()
                     continue
-                self._cores_free -= min(step.weight, self._cores)
+                self._lanes_free -= 1
                 thread = threading.Thread(target=self._run_step, args=(step,))
                 threads.append(thread)
                 thread.start()
@@ -52,8 +54,7 @@ class Runner:
                 self._waiting.remove(step)
                 self._finish(step, False, Counts(failed=1), 0.0, "what it stands on failed")
                 return self._next_ready()
-            ready = all(self._done.get(name) for name in needs)
-            if ready and min(step.weight, self._cores) <= self._cores_free:
+            if self._lanes_free > 0 and all(self._done.get(name) for name in needs):
                 self._waiting.remove(step)
                 return step
         return None
@@ -65,7 +66,7 @@ class Runner:
         if note and counts.failed == 0:
             counts.failed = 1
         with self._changed:
-            self._cores_free += min(step.weight, self._cores)
+            self._lanes_free += 1
             self._finish(step, counts.failed == 0, counts, time.monotonic() - start, note)
             self._changed.notify_all()
 

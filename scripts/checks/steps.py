@@ -43,7 +43,6 @@ class Step:
     after: tuple[str, ...] = ()
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     time_limit_s: int = 1200
-    weight: int = 1  # of the machine's cores
 
     @property
     def report(self) -> pathlib.Path:

@@ -43,7 +43,7 @@ def build(name: str) -> Step:
     script = (f"[ -f {folder}/build.ninja ] || meson setup {folder} {' '.join(options)}; "
               f"exec ninja -C {folder}")
     return Step(f"build-{name}", ["sh", "-euc", script], steps.by_status, env=env,
-                time_limit_s=2400, weight=2)
+                time_limit_s=2400)
 
 
 def unit(folder: str, name: str, size: dict[str, str]) -> Step:
@@ -51,7 +51,7 @@ def unit(folder: str, name: str, size: dict[str, str]) -> Step:
     step_name = f"unit-{folder}-{name}"
     report = steps.OUT / f"{step_name}.report"
     return Step(step_name, [f"{tree}/tests/unit/{folder}_test", "-r", "xml", "-o", str(report)],
-                steps.catch2, (f"build-{name}",), env | size, time_limit_s=3000, weight=2)
+                steps.catch2, (f"build-{name}",), env | size, time_limit_s=3000)
 
 
 def kvm_unit(name: str, size: dict[str, str]) -> Step:
@@ -59,11 +59,10 @@ def kvm_unit(name: str, size: dict[str, str]) -> Step:
     step_name = f"kvm-unit-{name}"
     report = steps.OUT / f"{step_name}.report"
     return Step(step_name, [f"{tree}/tests/kvm/kvm_test", "-r", "xml", "-o", str(report)],
-                steps.catch2, (f"build-{name}",), env | size, weight=2)
+                steps.catch2, (f"build-{name}",), env | size)
 
 
-def pytest(tier: str, name: str, size: dict[str, str], weight: int = 1,
-           time_limit_s: int = 1800) -> Step:
+def pytest(tier: str, name: str, size: dict[str, str], time_limit_s: int = 1800) -> Step:
     tree, _, _, env = BUILDS[name]
     step_name = f"{tier}-{name}"
     report = steps.OUT / f"{step_name}.report"
@@ -72,14 +71,14 @@ def pytest(tier: str, name: str, size: dict[str, str], weight: int = 1,
                  f"tests/{tier}"],
                 steps.pytest, (f"build-{name}",),
                 env | size | {"RHEA_BUILD": str(ROOT / tree), "PYTHONDONTWRITEBYTECODE": "1"},
-                weight=weight, time_limit_s=time_limit_s)
+                time_limit_s=time_limit_s)
 
 
 def models() -> Step:
     log = ROOT / "build" / "meson-logs" / "testlog-models.json"
     return Step("models", ["meson", "test", "-C", "build", "--suite", "models", "--no-rebuild",
                            "--logbase", "testlog-models"],
-                steps.meson, ("build-release",), {"MESON_TESTLOG": str(log)}, weight=2)
+                steps.meson, ("build-release",), {"MESON_TESTLOG": str(log)})
 
 
 def fuzz(target: str, seconds: int) -> Step:
@@ -94,13 +93,13 @@ def fuzz(target: str, seconds: int) -> Step:
 
 def compile_check(what: str) -> Step:
     return Step(f"compile-{what}", [PYTHON, "-m", "scripts.checks.compile", what],
-                steps.by_status, ("build-release",), weight=2)
+                steps.by_status, ("build-release",))
 
 
 def quick() -> list[Step]:
     return [lint("format"), lint("budgets"), lint("includes"), lint("commits"), build("release"),
             *(unit(folder, "release", {}) for folder in UNIT_FOLDERS), models(),
-            pytest("build", "release", {}), pytest("qtest", "release", {}),
+            pytest("layering", "release", {}), pytest("qtest", "release", {}),
             compile_check("tsa")]
 
 

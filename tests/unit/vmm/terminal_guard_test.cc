@@ -98,6 +98,9 @@ class Job {
     ::setpgid(0, 0);
     ::tcsetpgrp(terminal_.get(), ::getpid());
     std::signal(SIGTTOU, SIG_DFL);
+    // Registered before the guard's handler, so it runs after it, and keeps a fork of a test
+    // program from tearing down Catch2's reporter, which is in the middle of its report.
+    std::atexit([] { ::_exit(3); });
     {
       auto guard = TerminalGuard::create(terminal_.get(), signals);
       if (!guard.has_value() || TerminalGuard::create(terminal_.get(), signals).has_value()) {
