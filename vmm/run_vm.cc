@@ -107,7 +107,9 @@ class Process {
         bql.assert_held();
         vm_->quit(Cause::kHostUi);
       }};
-      chardevs_.push_back(TRY(make_chardev(config, loop_->service(), hooks)));
+      auto made = make_chardev(config, loop_->service(), hooks);
+      if (!made) return std::move(made).error().context(config.original);
+      chardevs_.push_back(std::move(*made));
     }
     return ok();
   }
