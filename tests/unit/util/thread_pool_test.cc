@@ -175,10 +175,10 @@ TEST_CASE("ThreadPool: a job that has not started can be cancelled", "[pool]") {
 
 TEST_CASE("ThreadPool: drain waits for what was submitted before, and for nothing else", "[pool]") {
   test::Watchdog watchdog("pool drain", 60s);
-  Fixture f({.most_threads = 2});
-  f.pool.drain();
   Held first;
   Held later;
+  Fixture f({.most_threads = 2});  // goes first: it joins the workers that hold the two
+  f.pool.drain();
   f.submit('f', first.work());
   first.started.wait();
   OneShotEvent draining;
