@@ -88,7 +88,9 @@ Error fail_errno(int os_errno, fmt::format_string<Args...> format, Args&&... arg
 #define RHEA_JOIN_(a, b) a##b
 #define RHEA_JOIN(a, b) RHEA_JOIN_(a, b)
 
-/// Evaluates to the value of a Result, or returns its error from the enclosing function.
+/// Evaluates to the value of a Result, or returns its error from the enclosing function. What the
+/// rest of the expression has allocated or made by then is not undone: `new T(TRY(..))` leaks on an
+/// error.
 #define TRY(expression) RHEA_TRY(expression, RHEA_JOIN(rhea_try_, __COUNTER__))
 #define RHEA_TRY(expression, result)      \
   __extension__({                         \

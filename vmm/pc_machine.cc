@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <ranges>
 #include <utility>
 
 #include "util/check.h"
@@ -86,8 +87,21 @@ PcMachine::PcMachine(const VmConfig& config, const Wiring& wiring)
 
 PcMachine::~PcMachine() {
   bql.assert_held();
-  // The devices' regions are members of theirs and go with them: out of the tree first.
-  for (auto& device : devices_) device->unrealize();
+  {
+    // Out of the tree first: a view that RCU still holds may be the last to let a device go, on its
+    // own thread, and the device's regions must not reach for containers that this thread takes
+    // down.
+    const memory::MemoryTransaction transaction;
+    for (const Mapping& mapping : mapped_ | std::views::reverse) {
+      mapping.container->remove(*mapping.region);
+    }
+  }
+  for (auto& device : devices_ | std::views::reverse) device->unrealize();
+}
+
+void PcMachine::map(MemoryRegion& container, MemoryRegion& region, uint64_t offset) {
+  container.add(region, offset);
+  mapped_.push_back({&container, &region});
 }
 
 Result<std::unique_ptr<PcMachine>> PcMachine::create(const VmConfig& config, const Wiring& wiring) {
@@ -149,17 +163,17 @@ Result<void> PcMachine::add_devices() {
 
   auto keyboard = std::make_shared<devices::I8042>("i8042", irq(kKeyboardIrq), irq(kAuxIrq), reset);
   TRY(realize(keyboard));
-  io_root_.add(keyboard->data_port(), kKeyboardData);
-  io_root_.add(keyboard->command_port(), kKeyboardCommand);
+  map(io_root_, keyboard->data_port(), kKeyboardData);
+  map(io_root_, keyboard->command_port(), kKeyboardCommand);
 
   auto rtc =
       std::make_shared<devices::RtcMc146818>("rtc", irq(kRtcIrq), wiring_.utc, wiring_.vm_timers);
   TRY(realize(rtc));
-  io_root_.add(rtc->io(), kRtc);
+  map(io_root_, rtc->io(), kRtc);
 
   auto port92 = std::make_shared<devices::Port92>("port92", reset);
   TRY(realize(port92));
-  io_root_.add(port92->io(), kPort92);
+  map(io_root_, port92->io(), kPort92);
 
   pm_ = std::make_shared<devices::AcpiPm>("acpi-pm", irq(pc::kSciGsi), wiring_.vm_timers,
                                           devices::PmTimerWidth::k24Bits, [&requests] {
@@ -167,15 +181,15 @@ Result<void> PcMachine::add_devices() {
                                             requests.request_shutdown(Cause::kGuestShutdown);
                                           });
   TRY(realize(pm_));
-  io_root_.add(pm_->events(), pc::kPmEventPort);
-  io_root_.add(pm_->timer(), pc::kPmTimerPort);
-  io_root_.add(pm_->gpe(), pc::kGpePort);
+  map(io_root_, pm_->events(), pc::kPmEventPort);
+  map(io_root_, pm_->timer(), pc::kPmTimerPort);
+  map(io_root_, pm_->gpe(), pc::kGpePort);
 
   if (wiring_.debug_console != nullptr) {
     auto console = std::make_shared<devices::DebugConsole>("debugcon");
     console->set_backend(wiring_.debug_console);
     TRY(realize(console));
-    io_root_.add(console->io(), kDebugConsole);
+    map(io_root_, console->io(), kDebugConsole);
   }
   TRY(add_serials());
   return add_pci();
@@ -189,7 +203,7 @@ Result<void> PcMachine::add_serials() {
                                                          wiring_.vm_timers);
     serial->set_backend(wiring_.serials[i]);
     TRY(realize(serial));
-    io_root_.add(serial->io(), kSerialPorts[i].port);
+    map(io_root_, serial->io(), kSerialPorts[i].port);
   }
   return ok();
 }
@@ -209,8 +223,8 @@ Result<void> PcMachine::add_pci() {
   const devices::PciHost::Windows windows{.io = pci_io_window_, .memory = pci_memory_window_};
   auto host = std::make_shared<devices::PciHost>("pci-host", windows, intx, *cf9);
   TRY(realize(host));
-  io_root_.add(host->address_port(), kPciAddress);
-  io_root_.add(host->data_port(), kPciData);
+  map(io_root_, host->address_port(), kPciAddress);
+  map(io_root_, host->data_port(), kPciData);
   return ok();
 }
 

@@ -73,6 +73,14 @@ class PcMachine {
   Result<void> add_serials() REQUIRES(bql);
   Result<void> add_pci() REQUIRES(bql);
   void do_as_firmware() REQUIRES(bql);
+  /// Shows a device's region in `container` until the machine goes.
+  void map(memory::MemoryRegion& container, memory::MemoryRegion& region, uint64_t offset)
+      REQUIRES(bql);
+
+  struct Mapping {
+    memory::MemoryRegion* container;
+    memory::MemoryRegion* region;
+  };
   template <class D>
   Result<void> realize(const std::shared_ptr<D>& device) REQUIRES(bql);
 
@@ -89,6 +97,7 @@ class PcMachine {
   std::vector<std::unique_ptr<memory::MemoryRegion>> ram_windows_;
   std::unique_ptr<memory::AddressSpace> memory_;
   std::unique_ptr<memory::AddressSpace> io_;
+  std::vector<Mapping> mapped_;  // in the order of mapping
   std::shared_ptr<devices::AcpiPm> pm_;
   std::vector<std::shared_ptr<devices::Device>> devices_;  // in the order of their realization
 };

@@ -20,7 +20,8 @@ constexpr int kDoorbellsPriority = 20;
 }  // namespace
 
 Result<std::unique_ptr<KvmAccel>> KvmAccel::create() {
-  std::unique_ptr<KvmAccel> accel(new KvmAccel(TRY(KvmVm::create())));
+  std::unique_ptr<KvmVm> vm = TRY(KvmVm::create());
+  std::unique_ptr<KvmAccel> accel(new KvmAccel(std::move(vm)));
   TRY(accel->irqs_.install_routes());
   install_kick_signal();
   return accel;

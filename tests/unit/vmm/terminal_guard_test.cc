@@ -14,6 +14,7 @@
 #include <cstring>
 #include <functional>
 
+#include "tests/support/sanitizer.h"
 #include "tests/support/watchdog.h"
 #include "util/fd.h"
 
@@ -175,6 +176,10 @@ TEST_CASE("TerminalGuard: the modes come back however the process ends", "[chard
     CHECK(job.is_restored());
   }
   SECTION("a fatal signal") {
+    if (test::kTsan) {
+      WARN("SKIP: TSan holds signals back, and the default action of a raised one never comes");
+      return;
+    }
     const int number = GENERATE(SIGTERM, SIGINT, SIGHUP, SIGQUIT);
     Job job(TerminalSignals::kOn, return_normally);
     job.signal(number);
