@@ -93,8 +93,11 @@ class Job {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     const rlimit none{0, 0};
     ::setrlimit(RLIMIT_CORE, &none);
-    // Catch2 and sanitizers have handlers of their own.
-    for (const int number : {SIGABRT, SIGSEGV, SIGTERM, SIGINT}) std::signal(number, SIG_DFL);
+    // Catch2 and sanitizers have handlers of their own, and a shell starts what it runs in the
+    // background with SIGINT and SIGQUIT ignored, which the guard rightly leaves so.
+    for (const int number : {SIGABRT, SIGSEGV, SIGTERM, SIGINT, SIGQUIT, SIGTSTP}) {
+      std::signal(number, SIG_DFL);
+    }
     std::signal(SIGTTOU, SIG_IGN);
     ::setpgid(0, 0);
     ::tcsetpgrp(terminal_.get(), ::getpid());
