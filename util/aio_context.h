@@ -1,6 +1,7 @@
 // AioContext: an event loop with a home thread. Descriptors, bottom halves and timers live here.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -83,6 +84,11 @@ struct BusyPollParams {
   uint32_t shrink = 0;     ///< divisor; 0: down to nothing at once
 };
 
+/// What a folder above keeps for each context, and finds again from a coroutine that runs there.
+struct AioExtension {
+  virtual ~AioExtension() = default;
+};
+
 /// One event loop.
 ///
 /// A turn runs, each in its order of arrival: descriptors, bottom halves and posts, resumables,
@@ -129,6 +135,18 @@ class AioContext final : public Executor {
   void rebind_home() noexcept;
   const std::string& name() const noexcept;
 
+  AioContext* aio() noexcept override { return this; }
+  /// Owned elsewhere; it outlives the context or is taken off before. There is one slot, for the
+  /// block layer. Any thread.
+  void set_extension(AioExtension* extension) noexcept {
+    // release: pairs with extension(), whose caller sees what the record holds
+    extension_.store(extension, std::memory_order_release);
+  }
+  /// Null if there is none. Any thread.
+  AioExtension* extension() const noexcept {
+    return extension_.load(std::memory_order_acquire);  // pairs with set_extension()
+  }
+
  private:
   friend class MainLoop;
   friend class Bh;
@@ -136,6 +154,7 @@ class AioContext final : public Executor {
   struct Impl;
   explicit AioContext(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
+  std::atomic<AioExtension*> extension_{nullptr};
 };
 
 }  // namespace rhea

@@ -74,6 +74,7 @@ class Coroutine final : public Resumable {
   State state_ = State::kReady;
   void* inside_ = nullptr;   // where to jump to resume it
   void* outside_ = nullptr;  // where to jump to leave it
+  uint32_t section_depth_ = 0;
 
   // Sanitizers only.
   void* outer_fiber_ = nullptr;
@@ -101,6 +102,9 @@ class Co {
 
   Coroutine& coroutine() noexcept { return coroutine_; }
   Executor& executor() const noexcept { return *coroutine_.executor_; }
+  /// For whoever gives coroutines sections that may not nest: how many this one is in. 0 at first;
+  /// goes with the coroutine from thread to thread.
+  uint32_t& section_depth() noexcept { return coroutine_.section_depth_; }
 
  private:
   friend struct Coroutine::Entry;

@@ -5,6 +5,8 @@
 
 namespace rhea {
 
+class AioContext;
+
 /// Something that an executor can run once more: a coroutine, the reply of a pool's job.
 /// The link belongs to the executor between resume_later() and resume().
 struct Resumable {
@@ -21,6 +23,8 @@ class Executor {
   virtual ~Executor() = default;
   /// Calls `resumable.resume()` on the home thread, soon, once. Any thread; allocates nothing.
   virtual void resume_later(Resumable& resumable) = 0;
+  /// The event loop that this is; null for anything else.
+  virtual AioContext* aio() noexcept { return nullptr; }
 };
 
 }  // namespace rhea

@@ -300,6 +300,19 @@ TEST_CASE("AioContext: a nested poll in a resumable runs the next one", "[aio]")
   CHECK(log == "rn");
 }
 
+TEST_CASE("AioContext: a coroutine finds its context, and what a folder above keeps for it",
+          "[aio]") {
+  struct Record final : AioExtension {};
+  auto context = make_context();
+  CHECK(context->extension() == nullptr);
+  Record record;
+  context->set_extension(&record);
+  AioContext* found = nullptr;
+  MUST(start_here(*context, [&](Co& co) { found = co.executor().aio(); }));
+  CHECK(found == context.get());
+  CHECK(found->extension() == &record);
+}
+
 TEST_CASE("AioContext: only its home thread is its home", "[aio]") {
   auto context = make_context();
   CHECK(context->is_home());

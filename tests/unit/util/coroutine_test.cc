@@ -142,6 +142,23 @@ TEST_CASE("Coroutine: its closure dies on its own stack when it ends", "[corouti
   CHECK(token.use_count() == 1);
 }
 
+TEST_CASE("Coroutine: its section depth is its own, starts at 0 and survives a yield",
+          "[coroutine]") {
+  ManualExecutor executor;
+  CHECK(executor.aio() == nullptr);
+  std::vector<uint32_t> seen;
+  for (int i = 0; i < 2; ++i) {
+    MUST(start_here(executor, [&](Co& co) {
+      seen.push_back(co.section_depth());
+      ++co.section_depth();
+      co.reschedule();
+      seen.push_back(co.section_depth());
+    }));
+  }
+  executor.run_all();
+  CHECK(seen == std::vector<uint32_t>{0, 0, 1, 1});
+}
+
 TEST_CASE("Coroutine: one started inside another returns to it", "[coroutine]") {
   ManualExecutor executor;
   std::string trace;
