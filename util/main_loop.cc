@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "util/check.h"
+#include "util/coroutine.h"
 #include "util/internal/aio_impl.h"
 #include "util/sync_point.h"
 
@@ -14,6 +15,8 @@ namespace rhea {
 struct MainLoop::Impl {
   std::unique_ptr<AioContext> service;
   std::unique_ptr<AioContext> block;
+  std::unique_ptr<MainWait> waiter;
+  Gs gs;
   TimerList* vm_timers GUARDED_BY(bql) = nullptr;
   std::atomic<bool> quit{false};
   bool turning = false;  // main only
@@ -57,11 +60,20 @@ Result<std::unique_ptr<MainLoop>> MainLoop::create() {
   impl->block = TRY(AioContext::create("block"));
   impl->service->impl_->role = AioContext::Impl::Role::kMainService;
   impl->block->impl_->role = AioContext::Impl::Role::kMainBlock;
+  impl->waiter = std::make_unique<MainWait>(*impl->block);
   return std::unique_ptr<MainLoop>(new MainLoop(std::move(impl)));
 }
 
 AioContext& MainLoop::service() noexcept { return *impl_->service; }
 AioContext& MainLoop::block() noexcept { return *impl_->block; }
+MainWait& MainLoop::waiter() noexcept { return *impl_->waiter; }
+
+Gs& MainLoop::gs() {
+  impl_->service->impl_->assert_home("global-state code runs");
+  RHEA_CHECK(!in_coroutine(), "global-state code in a coroutine");
+  RHEA_CHECK(impl_->block->impl_->depth == 0, "global-state code in a block-context handler");
+  return impl_->gs;
+}
 
 void MainLoop::serve_timers(TimerList* timers) {
   impl_->vm_timers = timers;

@@ -6,6 +6,7 @@
 #include "util/aio_context.h"
 #include "util/bql.h"
 #include "util/error.h"
+#include "util/main_wait.h"
 #include "util/timer.h"
 
 namespace rhea {
@@ -27,6 +28,12 @@ class MainLoop {
 
   AioContext& service() noexcept;
   AioContext& block() noexcept;
+
+  /// The token of global-state code. Aborts in a coroutine, in a handler of the block context (a
+  /// nested poll may run one), and on other threads.
+  Gs& gs() REQUIRES(bql);
+  /// How main waits for others, and how they tell it.
+  MainWait& waiter() noexcept;
 
   /// Serves `timers` (the machine's clock) as well, until it is replaced or set to null. Their
   /// callbacks run on main with the BQL held. Its `on_earlier`, and whoever starts its clock, calls

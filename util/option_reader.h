@@ -35,6 +35,11 @@ class OptionReader {
   Result<std::optional<OptionReader>> take_object(std::string_view key);
 
   bool has(std::string_view key) const noexcept { return options_.find(key) != nullptr; }
+  /// Whether it is there and is no object or list.
+  bool is_string(std::string_view key) const noexcept {
+    const OptionTree* option = options_.find(key);
+    return option != nullptr && option->is_string();
+  }
   /// The first key that was not taken, in full.
   std::optional<std::string> first_unused() const;
   /// Fails with "Invalid parameter 'x'" if a key was not taken.
