@@ -29,7 +29,7 @@ BUILDS = {
              [*SANITIZED, "-Db_sanitize=thread"], CLANG,
              {"TSAN_OPTIONS": "halt_on_error=0:exitcode=66:second_deadlock_stack=1"}),
 }
-UNIT_FOLDERS = ["util", "memory", "devices", "vmm"]
+UNIT_FOLDERS = ["util", "memory", "block", "devices", "vmm"]
 FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf"]
 FULL = {"RHEA_TEST_SIZE": "full"}
 

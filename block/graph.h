@@ -1,0 +1,185 @@
+// Graph: the table of nodes and backends, and the only way to change what hangs on what.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "block/backend.h"
+#include "block/block_context.h"
+#include "block/drain.h"
+#include "block/node.h"
+#include "util/error.h"
+#include "util/main_loop.h"
+#include "util/options.h"
+#include "util/thread_pool.h"
+
+namespace rhea::block {
+
+/// Changes to several edges that happen together or not at all.
+///
+/// Thread: main. Use: record changes, prepare() (checks cycles and permissions, takes image locks;
+/// I/O goes on), then commit() inside a write section, or without one if no request can reach the
+/// edges' parents; without commit() the destructor undoes what prepare() took.
+/// Invariants: one at a time.
+class GraphTransaction {
+ public:
+  explicit GraphTransaction(Gs& gs) : gs_(gs) {}
+  ~GraphTransaction();
+  GraphTransaction(const GraphTransaction&) = delete;
+  GraphTransaction& operator=(const GraphTransaction&) = delete;
+
+  /// Makes `edge` lead to `node` (null: nowhere), with `permissions` if its parent is no node.
+  void set(Edge& edge, Node* node, Permissions permissions = {});
+  /// Looks at `node`'s permissions again, because its options change.
+  void recheck(Node& node) { rechecked_.push_back(&node); }
+  /// Errors: kInvalidArgument for a cycle, kPermission for conflicting permissions; image locks.
+  Result<void> prepare();
+  /// The write section in which the world sees it.
+  void commit(GraphWrite& write) noexcept;
+  /// For edges of parents that no request can reach.
+  void commit_unreachable() noexcept;
+
+ private:
+  void apply() noexcept;
+  void move(Edge& edge, Node* from, Node* to) noexcept;
+  Node* next_of(const Edge& edge) const;
+  const Permissions& next_permissions(const Edge& edge) const;
+  std::vector<Edge*> next_parents(Node& node) const;
+  Result<void> visit(Node& node, std::vector<Node*>& path, std::vector<Node*>& done) const;
+  Result<Permissions> gather(Node& node) const;
+  Result<void> check_node(Node& node);
+
+  Gs& gs_;
+  std::vector<Edge*> edges_;
+  std::vector<Node*> rechecked_;
+  std::vector<Node*> order_;  // parents before children
+  std::vector<Node*> prepared_;
+  bool committed_ = false;
+};
+
+/// The block graph of a machine.
+///
+/// Thread: main; run_sync's body runs where it is told.
+/// Owns: main's BlockContext, the table of named nodes (a share of each that the user made).
+/// Errors: texts are QEMU's where it has one.
+class Graph {
+ public:
+  using DrainedBody = std::function<Result<void>(DrainBypass&)>;
+
+  /// `pool` is for drivers whose system calls block.
+  Graph(MainLoop& loop, ThreadPool& pool);
+  /// Closes what is left. No backend has a node any more.
+  ~Graph();
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  MainLoop& loop() noexcept { return loop_; }
+  ThreadPool& pool() noexcept { return pool_; }
+  BlockContext& main_context() noexcept { return *main_context_; }
+
+  /// Opens the tree that `options` describe ("driver" and the driver's own; "node-name"). The user
+  /// holds the node from here until del(). Stalls nobody: nothing reaches a new tree.
+  Result<Node*> add(Gs& gs, OptionTree options);
+  /// As add(), but the caller holds it. "file" may be a name of a node.
+  Result<NodeRef> open(Gs& gs, OptionTree options);
+  /// The user's hold on a node ends. Errors: kNotFound; kBusy, "Node x is in use".
+  Result<void> del(Gs& gs, std::string_view name);
+  /// Opens nodes again with other options. Errors: any; nothing has changed then.
+  Result<void> reopen(Gs& gs, OptionTree options);
+  Node* find(Gs& gs, std::string_view name) const noexcept;
+  /// Every node there is, anonymous ones included, in the order of making.
+  std::span<Node* const> nodes(Gs&) const noexcept { return all_; }
+  std::span<BlockBackend* const> backends(Gs&) const noexcept { return backends_; }
+  /// Grows or shrinks a node and tells its users. Errors: the driver's.
+  Result<void> resize(Gs& gs, Node& node, uint64_t bytes);
+  /// Makes `edge`s that lead to `from` lead to `to`, but those of `to` itself.
+  Result<void> replace(Gs& gs, Node& from, Node& to);
+
+  /// Runs `body(Co&)` as a coroutine of `where` and waits for it, polling the block context. Legal
+  /// with nothing of the graph held, outside coroutines and RCU sections (G4).
+  template <class F>
+  auto run_sync(Gs& gs, AioContext& where, F&& body) -> std::invoke_result_t<F&, Co&>;
+
+  /// Makes `node` quiet, calls `body(DrainBypass&)`, and lets it go.
+  /// Errors: kTimeout, naming the oldest request; nothing is drained then, and `body` did not run.
+  Result<void> with_drained(Gs& gs, Node& node, const DrainedBody& body,
+                            Nanoseconds deadline = kDrainDeadline);
+  Result<void> with_all_drained(Gs& gs, const DrainedBody& body,
+                                Nanoseconds deadline = kDrainDeadline);
+  /// The write section (G6): drains everything, waits for the readers to leave, calls
+  /// `body(GraphWrite&)`, which can not fail, poll or yield, and lets all go on.
+  /// Errors: as with_drained().
+  Result<void> change(Gs& gs, const std::function<void(GraphWrite&)>& body,
+                      Nanoseconds deadline = kDrainDeadline);
+
+  /// Closes nodes whose last share has gone. Runs by itself, on the service context; here for who
+  /// can not wait for that (a file is to be unlocked when blockdev-del has answered).
+  void close_unused(Gs& gs);
+
+  unsigned drained_all() const noexcept { return drained_all_; }
+  /// Any thread: something that a drain may wait for has changed.
+  void kick() noexcept { loop_.waiter().kick(); }
+
+ private:
+  friend class Node;
+  friend class NodeRef;
+  friend class BlockBackend;
+  friend class OpenTree;
+  friend class ReopenTree;
+  class Section;
+
+  Node& make_node(std::unique_ptr<BlockDriver> driver, const NodeOptions& options);
+  void list(Node& node);
+  void close(Gs& gs, std::unique_ptr<Node> node);
+  /// The node has another length or other limits: tells its users.
+  void measure(Gs& gs, Node& node) noexcept;
+  void unused(Node& node) noexcept;  // any thread
+  Error deadline_error(Gs& gs, Nanoseconds deadline);
+  void quiesce_all() noexcept;
+  void unquiesce_all() noexcept;
+  bool all_idle() const noexcept;
+  std::string new_anonymous_name();
+
+  MainLoop& loop_;
+  ThreadPool& pool_;
+  std::unique_ptr<BlockContext> main_context_;
+  std::map<std::string, Node*, std::less<>> by_name_;
+  std::vector<Node*> all_;
+  std::vector<NodeRef> users_;  // what add() made
+  std::vector<BlockBackend*> backends_;
+  unsigned drained_all_ = 0;
+  std::vector<const Section*> sections_;  // open ones, innermost last
+  uint64_t next_anonymous_ = 1;
+  Guarded<std::vector<Node*>> unused_;
+  std::unique_ptr<Bh> close_bh_;
+};
+
+template <class F>
+auto Graph::run_sync(Gs& gs, AioContext& where, F&& body) -> std::invoke_result_t<F&, Co&> {
+  using R = std::invoke_result_t<F&, Co&>;
+  struct State {
+    F& body;
+    MainWait& waiter;
+    std::optional<R> result;
+    std::atomic<bool> done{false};
+  } state{body, loop_.waiter(), {}, {}};
+  // The coroutine's last act on this frame is the store; the kick is the loop's own object.
+  auto started = spawn(where, [&state](Co& co) {
+    MainWait& waiter = state.waiter;
+    state.result.emplace(state.body(co));
+    state.done.store(true, std::memory_order_release);
+    waiter.kick();
+  });
+  if (!started) return std::move(started).error();
+  loop_.waiter().until(gs, [&state] { return state.done.load(std::memory_order_acquire); });
+  return *std::move(state.result);
+}
+
+}  // namespace rhea::block
