@@ -243,6 +243,11 @@ void AddressSpace::unregister_listener(MemoryListener& listener) {
 
 std::shared_ptr<const FlatView> AddressSpace::pin() const { return state_->pin(); }
 
+bool AddressSpace::is_current(const FlatView& view) const noexcept {
+  const RcuReadGuard reading;
+  return state_->view() == &view;  // held, so no other view has its address
+}
+
 void AddressSpace::visit_sections(void (*visit)(void*, const Section&), void* context) const {
   const auto view = pin();
   for (const FlatRange& range : view->ranges()) visit(context, make_section(range));

@@ -84,6 +84,8 @@ class AddressSpace {
 
   /// A strong reference to the present view: it keeps its RAM and devices alive.
   std::shared_ptr<const FlatView> pin() const;
+  /// Whether `view`, which the caller holds, is still the present one. Cheaper than pin().
+  bool is_current(const FlatView& view) const noexcept;
 
   const std::string& name() const noexcept;
 

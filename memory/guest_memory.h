@@ -65,6 +65,8 @@ class GuestMemory {
   explicit GuestMemory(AddressSpace& space) : space_(space) {}
 
   Pin pin() const { return Pin(space_.pin()); }
+  /// Whether the guest's memory map is still as `pin` shows it.
+  bool is_current(const Pin& pin) const noexcept { return space_.is_current(*pin.view_); }
 
   /// Each copies from the map as it is at that moment.
   Result<void> read(GuestAddr address, std::span<std::byte> data) const {
