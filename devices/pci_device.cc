@@ -15,6 +15,7 @@ uint8_t PciDevice::interrupt_pin() const {
 }
 
 uint32_t PciDevice::config_read(uint8_t offset, unsigned size) {
+  config_reading(offset, size);
   const uint32_t value = config_.read(offset, size);
   RHEA_TRACE(kDevices, "pci_config_read id={} offset={:#04x} size={} value={:#x}", id(), offset,
              size, value);

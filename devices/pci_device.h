@@ -47,6 +47,8 @@ class PciDevice : public Device {
 
   /// The function's own reset.
   virtual void reset_function() REQUIRES(bql) {}
+  /// Before a load from the configuration space, for capabilities that fetch what it reads.
+  virtual void config_reading(uint8_t /*offset*/, unsigned /*size*/) REQUIRES(bql) {}
   /// After a store to the configuration space, for capabilities that act on it.
   virtual void config_written(uint8_t /*offset*/, unsigned /*size*/) REQUIRES(bql) {}
 

@@ -1,0 +1,244 @@
+// VirtioDevice: what every virtio device is, apart from the bus it sits on.
+//
+// Two sides meet here. The driver's registers (status, features, queue addresses) are the
+// transport's, under the BQL. The queues run on event loops of their own: each on the home thread
+// of its context, with no lock. Between the two go posts and acknowledgements:
+//
+//   DRIVER_OK     main/vCPU posts "start" to each queue's context
+//   reset         latched: status goes on reading non-zero, other stores are ignored, until each
+//                 context has stopped its queues and their requests have ended; then main completes
+//                 it (G26). A vCPU never waits.
+//   drain         main posts "pause"; a drain polls until all have paused (G17)
+//   broken queue  the context posts "needs reset" to main
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "devices/guest_error.h"
+#include "devices/virtio/virt_queue.h"
+#include "memory/guest_memory.h"
+#include "util/aio_context.h"
+#include "util/bql.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/main_loop.h"
+
+namespace rhea::devices {
+
+class VirtioDevice;
+
+/// The bus's side, as the device sees it.
+class VirtioTransport {
+ public:
+  virtual ~VirtioTransport() = default;
+  /// Interrupts the driver for a queue. Any thread, no lock.
+  virtual void queue_interrupt(unsigned queue) noexcept = 0;
+  /// Tells the driver that the device's configuration has changed, or that it needs a reset.
+  virtual void config_interrupt() REQUIRES(bql) = 0;
+  /// A reset of the device (or of one queue) has been completed.
+  virtual void reset_completed() REQUIRES(bql) {}
+};
+
+/// One queue: what the driver has configured, and what runs on the queue's context.
+///
+/// Thread: the configuration under the BQL; the rest on the context's home thread, but for the
+/// atomics.
+class VirtioQueue {
+ public:
+  /// The rings, while they run; null otherwise.
+  VirtQueue* rings() noexcept { return rings_.get(); }
+  unsigned index() const noexcept { return index_; }
+  AioContext& context() const noexcept { return *context_; }
+  /// Takes an element off; see VirtQueue::pop(). Counts the request.
+  bool pop(VirtqElement& element);
+  /// Gives it back; the driver hears of it at the end of the context's turn. Also what the last
+  /// request of a stopping queue ends with.
+  void complete(VirtqElement& element, uint32_t written);
+  /// Instead of complete(), for a request that makes no sense at all: the driver has to reset.
+  void reject(VirtqElement& element, const char* reason);
+  /// Its driver's reset is under way: what waits gives up.
+  bool stopping() const noexcept { return stopping_; }
+  /// A request waits for a person (an I/O error that stopped the machine): a drain does not wait
+  /// for it. Each park() is followed by one unpark() before the request goes on.
+  void park();
+  void unpark();
+
+ private:
+  friend class VirtioDevice;
+  VirtioQueue(VirtioDevice& device, unsigned index) : device_(device), index_(index) {}
+
+  VirtioDevice& device_;
+  const unsigned index_;
+  AioContext* context_ = nullptr;
+  Fd kick_;  // the doorbell's eventfd
+
+  // The driver's, under the BQL.
+  VirtQueueConfig config_;
+  uint16_t max_size_ = 0;
+  bool enabled_ = false;
+  bool running_ = false;  // started, and not asked to stop
+  bool resetting_ = false;
+
+  // The context's home thread.
+  std::unique_ptr<VirtQueue> rings_;
+  FdWatch watch_;
+  std::unique_ptr<Bh> after_;  // shows what was completed, goes on with what was left
+  bool paused_ = false;
+  bool stopping_ = false;
+  bool in_pass_ = false;
+  bool starved_ = false;
+  uint32_t taken_ = 0;                 // requests taken and not completed
+  std::atomic<uint32_t> requests_{0};  // of these, those not parked; others read it
+};
+
+/// A device of any transport.
+///
+/// Thread: BQL, but for what the queues' contexts run.
+/// Owns: its queues. Invariants: unrealized with no request under way.
+/// Errors: what the driver does wrong is reported and answered as the specification says; a broken
+/// ring sets DEVICE_NEEDS_RESET [virtio-1.2 2.1.2].
+class VirtioDevice {
+ public:
+  virtual ~VirtioDevice();
+  VirtioDevice(const VirtioDevice&) = delete;
+  VirtioDevice& operator=(const VirtioDevice&) = delete;
+
+  struct Host {
+    MainLoop& loop;
+    memory::GuestMemory memory;
+  };
+
+  // What kind it is.
+  virtual uint16_t virtio_id() const noexcept = 0;  ///< [virtio-1.2 5]
+  virtual uint32_t pci_class() const noexcept = 0;
+  const std::string& id() const noexcept { return id_; }
+  unsigned queues() const noexcept { return static_cast<unsigned>(queues_.size()); }
+  VirtioQueue& queue(unsigned index) { return *queues_[index]; }
+  int kick_fd(unsigned index) const noexcept { return queues_[index]->kick_.get(); }
+
+  // The transport's calls: the registers of [virtio-1.2 4.1.4.3].
+  void attach(VirtioTransport& transport) { transport_ = &transport; }
+  virtual Result<void> realize() REQUIRES(bql);
+  /// Stops for good; waits on main for what is under way. Main, at the top.
+  virtual void unrealize() REQUIRES(bql);
+  uint64_t offered_features() const REQUIRES(bql);
+  uint64_t driver_features() const REQUIRES(bql) { return driver_features_; }
+  void set_driver_features(uint64_t features) REQUIRES(bql);
+  uint8_t status() const REQUIRES(bql);
+  void set_status(uint8_t status) REQUIRES(bql);
+  uint8_t config_generation() const REQUIRES(bql) { return generation_; }
+  uint16_t queue_size(unsigned queue) const REQUIRES(bql);
+  bool queue_enabled(unsigned queue) const REQUIRES(bql);
+  bool queue_resetting(unsigned queue) const REQUIRES(bql);
+  const VirtQueueConfig& queue_config(unsigned queue) const REQUIRES(bql);
+  void set_queue_size(unsigned queue, uint16_t size) REQUIRES(bql);
+  /// Which of the three ring addresses.
+  enum class Ring : uint8_t { kDescriptors, kAvailable, kUsed };
+  void set_queue_address(unsigned queue, Ring ring, uint64_t address) REQUIRES(bql);
+  void enable_queue(unsigned queue) REQUIRES(bql);
+  void reset_queue(unsigned queue) REQUIRES(bql);
+  /// Device-specific configuration; outside it reads are zeros and stores are dropped.
+  virtual size_t config_size() const noexcept = 0;
+  virtual void read_config(std::span<std::byte> config) REQUIRES(bql) = 0;
+  virtual void write_config(size_t offset, std::span<const std::byte> data) REQUIRES(bql) = 0;
+
+  /// The machine's reset line, on main: completed, or latched if a request is stuck for longer than
+  /// kResetPatience, before it returns.
+  void reset_now() REQUIRES(bql);
+  static constexpr Nanoseconds kResetPatience = std::chrono::seconds(5);
+
+  // No more requests are taken, for a drain or while the machine is stopped; pairs nest. Main.
+  void pause() REQUIRES(bql);
+  void resume() REQUIRES(bql);
+  /// Whether a queue's context has not heard of a pause yet.
+  bool pausing() const noexcept { return pauses_.load(std::memory_order_acquire) != 0; }
+  /// Whether, besides, requests are under way that were taken before.
+  bool busy() const noexcept;
+  /// The machine stops: takes nothing from the rings until it runs again.
+  virtual void machine_stopped() REQUIRES(bql) { pause(); }
+  virtual void machine_runs() REQUIRES(bql) { resume(); }
+
+  GuestErrors& errors() noexcept { return errors_; }
+
+ protected:
+  VirtioDevice(std::string id, Host host) : host_(host), id_(std::move(id)), errors_(id_) {}
+
+  /// Before realize(): `size` is the largest that the driver may choose.
+  void add_queue(AioContext& context, uint16_t size);
+  virtual uint64_t device_features() const REQUIRES(bql) = 0;
+  /// The driver may go: FEATURES_OK was accepted and DRIVER_OK is set. Before any queue starts.
+  virtual void activated(uint64_t /*features*/) REQUIRES(bql) {}
+  /// All queues have stopped: back to the state after power-on.
+  virtual void was_reset() REQUIRES(bql) {}
+  enum class Served : uint8_t {
+    kAll,      ///< took what there was
+    kStarved,  ///< had to leave some: called again when a request of this queue has ended
+  };
+  /// There may be requests in `queue`: take what there is. The queue's context; not re-entered.
+  /// Runs with the driver's notifications off.
+  virtual Served serve(VirtioQueue& queue) = 0;
+  /// The queue is to stop: let go what is parked. The queue's context.
+  virtual void stopping(VirtioQueue& /*queue*/) {}
+  /// The configuration as read_config() shows it has changed.
+  void config_changed() REQUIRES(bql);
+  /// The driver has done what can not be answered. Any thread.
+  void set_broken(const char* reason);
+
+  memory::GuestMemory memory() const { return host_.memory; }
+  MainLoop& loop() noexcept { return host_.loop; }
+
+ private:
+  friend class VirtioQueue;
+  void start_queue(VirtioQueue& queue) REQUIRES(bql);
+  /// Asks the queue's context to stop; the last to have stopped completes the reset.
+  void stop_queue(VirtioQueue& queue) REQUIRES(bql);
+  void begin_reset() REQUIRES(bql);
+  bool stops_pending() const noexcept { return stops_.load(std::memory_order_acquire) != 0; }
+  void complete_resets() REQUIRES(bql);
+  VirtioQueue* configurable(unsigned queue, uint64_t value) REQUIRES(bql);
+
+  void forget_queue(VirtioQueue& queue) REQUIRES(bql);
+  bool accept_features() REQUIRES(bql);
+  void serve_main() REQUIRES(bql);
+  void post_pause(bool paused) REQUIRES(bql);
+
+  // On the queue's context.
+  struct Start {
+    VirtQueueConfig config;
+    VirtQueue::Features features;
+    bool paused;
+  };
+  void start_here(VirtioQueue& queue, const Start& start);
+  void stop_here(VirtioQueue& queue);
+  void finish_stop(VirtioQueue& queue);
+  void pause_here(VirtioQueue& queue, bool paused);
+  static void pause_watch(VirtioQueue& queue, bool paused);
+  void run(VirtioQueue& queue);
+  void after(VirtioQueue& queue);
+  void request_ended(VirtioQueue& queue);
+
+  const Host host_;
+  const std::string id_;
+  GuestErrors errors_;
+  VirtioTransport* transport_ = nullptr;
+  std::vector<std::unique_ptr<VirtioQueue>> queues_;
+
+  uint8_t status_ GUARDED_BY(bql) = 0;
+  uint64_t driver_features_ GUARDED_BY(bql) = 0;
+  uint8_t generation_ GUARDED_BY(bql) = 0;
+  bool resetting_ GUARDED_BY(bql) = false;
+  bool realized_ GUARDED_BY(bql) = false;
+  unsigned paused_ GUARDED_BY(bql) = 0;
+  std::atomic<unsigned> stops_{0};   // asked for and not acknowledged
+  std::atomic<unsigned> pauses_{0};  // likewise
+  std::atomic<const char*> broken_{nullptr};
+  std::unique_ptr<Bh> service_bh_;  // completes resets, tells of a broken driver
+};
+
+}  // namespace rhea::devices
