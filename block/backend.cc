@@ -66,7 +66,11 @@ BlockBackend::BlockBackend(Graph& graph, std::string name, Permissions permissio
   graph_.backends_.push_back(this);
 }
 
-BlockBackend::~BlockBackend() { std::erase(graph_.backends_, this); }
+BlockBackend::~BlockBackend() { close(); }
+
+void BlockBackend::close() noexcept {
+  if (std::exchange(listed_, false)) std::erase(graph_.backends_, this);
+}
 
 Result<void> BlockBackend::insert(Gs& gs, Node& node) {
   RHEA_CHECK(root_.node(gs) == nullptr, "a backend has a node already");

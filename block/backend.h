@@ -92,6 +92,9 @@ class BlockBackend final : public EdgeParent {
   Result<void> insert(Gs& gs, Node& node);
   /// Takes the node out. Errors: requests that do not end by the deadline.
   Result<void> remove(Gs& gs);
+  /// Leaves the graph for good, without a node: what is left may be destroyed on any thread, later
+  /// than the graph.
+  void close() noexcept;
   Result<void> set_permissions(Gs& gs, Permissions permissions);
   Node* node(Gs& gs) const noexcept { return root_.node(gs); }
 
@@ -136,6 +139,7 @@ class BlockBackend final : public EdgeParent {
   const std::string name_;
   Permissions permissions_;  // main
   BackendUser* user_ = nullptr;
+  bool listed_ = true;  // in the graph's list
   Edge root_;
   RequestGate gate_;  // shut while the node is drained
   std::atomic<uint64_t> length_{0};

@@ -1,0 +1,106 @@
+// VirtioBlk: a disk. [virtio-1.2 5.2]
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block/backend.h"
+#include "devices/io_error.h"
+#include "devices/virtio/virtio_device.h"
+#include "util/mutex.h"
+
+namespace rhea::devices {
+
+/// What the user says about the disk.
+struct VirtioBlkConfig {
+  std::string node;                 ///< the block node's name
+  std::string serial;               ///< at most 20 bytes
+  std::vector<AioContext*> queues;  ///< the context of each
+  uint16_t queue_size = 256;
+  uint32_t logical_block_size = 512;  ///< powers of two, 512 to 32768
+  uint32_t physical_block_size = 512;
+  uint32_t min_io_size = 0, opt_io_size = 0;
+  bool write_cache = true;
+  bool config_wce = true;  ///< the guest may switch the write cache
+  bool discard = true;     ///< offered
+  bool write_zeroes = true;
+  bool share_rw = false;
+  bool indirect_desc = true, event_idx = true;
+  OnIoError on_read_error = OnIoError::kReport;
+  OnIoError on_write_error = OnIoError::kNoSpace;
+};
+
+/// The device. Each queue's requests run as coroutines on the queue's context, one a request, from
+/// the ring to the used ring without a lock or an allocation.
+///
+/// Thread: see VirtioDevice. Owns: its block backend.
+/// Errors: on realize those of the block graph (no such node, permissions).
+class VirtioBlk final : public VirtioDevice, private block::BackendUser {
+ public:
+  static constexpr uint64_t kSector = 512;
+  static constexpr uint32_t kMaxSectors = 0x7fff'ffff / kSector;  ///< of a discard or zeroing
+  static constexpr uint32_t kMaxSegments = 32;
+
+  /// `errors` outlives it.
+  VirtioBlk(std::string id, Host host, block::Graph& graph, VirtioBlkConfig config,
+            IoErrorSink& errors);
+  ~VirtioBlk() override;
+
+  block::BlockBackend& backend() noexcept { return backend_; }
+  const VirtioBlkConfig& config() const noexcept { return config_; }
+
+  uint16_t virtio_id() const noexcept override { return 2; }
+  uint32_t pci_class() const noexcept override { return 0x010000; }
+  size_t config_size() const noexcept override;
+  void read_config(std::span<std::byte> config) override REQUIRES(bql);
+  void write_config(size_t offset, std::span<const std::byte> data) override REQUIRES(bql);
+
+  Result<void> realize() override REQUIRES(bql);
+  void unrealize() override REQUIRES(bql);
+  /// Requests that an error has stopped are made again.
+  void machine_runs() override REQUIRES(bql);
+
+ private:
+  struct Request;
+  struct Parked;
+  enum class Status : uint8_t { kOk = 0, kIoError = 1, kUnsupported = 2 };
+
+  uint64_t device_features() const override REQUIRES(bql);
+  void activated(uint64_t features) override REQUIRES(bql);
+  void was_reset() override REQUIRES(bql);
+  Served serve(VirtioQueue& queue) override;
+  void stopping(VirtioQueue& queue) override;
+
+  void drained_begin() noexcept override;
+  void drained_end() noexcept override;
+  bool drained_poll() const noexcept override;
+  void resized(Gs& gs) noexcept override;
+
+  void handle(Co& co, VirtioQueue& queue);
+  Status perform(Co& co, Request& request);
+  Status read(Co& co, Request& request);
+  Status write(Co& co, Request& request);
+  Status flush(Co& co, Request& request);
+  Status change_ranges(Co& co, Request& request);
+  Status get_id(Request& request);
+  /// Does `operation` until it succeeds or its failure is dealt with.
+  template <class F>
+  Status attempt(Co& co, VirtioQueue& queue, IoError::Operation kind, F&& operation);
+  OnIoError action_for(IoError::Operation kind, const Error& error) const;
+  void report(IoError::Operation kind, OnIoError action, const Error& error);
+  void wait_for_machine(Co& co, VirtioQueue& queue, const Error& error, IoError::Operation kind);
+  bool range_ok(Co& co, uint64_t sector, uint64_t bytes, block::RequestKind kind);
+  void let_go(const VirtioQueue* only);
+
+  block::Graph& graph_;
+  const VirtioBlkConfig config_;
+  IoErrorSink& sink_;
+  block::BlockBackend backend_;
+  Mutex parked_mutex_{LockRank::kDeviceQueue};
+  Parked* parked_ GUARDED_BY(parked_mutex_) = nullptr;
+};
+
+}  // namespace rhea::devices
