@@ -29,10 +29,10 @@ void BasicGraphLock<Policy>::read_lock(Co& co) NO_THREAD_SAFETY_ANALYSIS {
       MutexLock lock(mutex_);
       // The flag goes down under this lock: now it stays up until whoever lowers it sees the list.
       if (!writing_.load(std::memory_order_acquire)) return;
+      // No kick: the writer looks again only after it has lowered the flag, under this lock.
       cell.store(cell.load(std::memory_order_relaxed) - 1, std::memory_order_release);
       parked_.push(waiter);
     }
-    if (MainWait* writer = waiter_.load(std::memory_order_acquire)) writer->kick();
     co.yield();
   }
 }

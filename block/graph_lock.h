@@ -12,8 +12,8 @@
 //   2 flag down? inside                      2 flag up; fence
 //   3 else under the list lock: flag down    3 sum is 0? inside
 //     after all? inside. Else own cell - 1,  4 else flag down, wake all parked, back to 1
-//     park in the list; kick; 1 again when
-//     woken                                  unlock: under the list lock flag down, take the list;
+//     park in the list; 1 again when woken
+//                                            unlock: under the list lock flag down, take the list;
 //   unlock: own cell - 1; fence; kick        then wake all
 //
 //  - The flag is down while the writer polls, so a handler that it polls may read (D1, D2).
