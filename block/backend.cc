@@ -62,6 +62,7 @@ BlockBackend::BlockBackend(Graph& graph, std::string name, Permissions permissio
       name_(std::move(name)),
       permissions_(permissions),
       root_(*this, "root"),
+      gate_(graph.loop().waiter()),
       stats_(std::make_unique<StatsCell[]>(BlockContext::kMost)) {
   graph_.backends_.push_back(this);
 }
@@ -127,8 +128,7 @@ Result<void> BlockBackend::request(Co& co, RequestKind kind, uint64_t offset, ui
   } else {
     StatsCell::add(numbers.failed, 1);
   }
-  gate_.leave(co);
-  graph_.kick();
+  gate_.leave(co);  // the last touch: main may have seen it, and this may be gone
   return result;
 }
 

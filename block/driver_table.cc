@@ -17,13 +17,20 @@ constexpr std::array kDrivers{
     DriverRow{NullCo::kName, make<NullCo>},
 };
 
+std::span<const DriverRow> extra_drivers;
+
 }  // namespace
+
+void set_extra_drivers(std::span<const DriverRow> rows) noexcept { extra_drivers = rows; }
 
 std::span<const DriverRow> driver_table() { return kDrivers; }
 
 std::unique_ptr<BlockDriver> make_driver(std::string_view name) {
-  const auto row = std::ranges::find(kDrivers, name, &DriverRow::name);
-  return row != kDrivers.end() ? row->make() : nullptr;
+  for (const std::span<const DriverRow> rows : {driver_table(), extra_drivers}) {
+    const auto row = std::ranges::find(rows, name, &DriverRow::name);
+    if (row != rows.end()) return row->make();
+  }
+  return nullptr;
 }
 
 }  // namespace rhea::block

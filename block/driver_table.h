@@ -14,9 +14,12 @@ struct DriverRow {
   std::unique_ptr<BlockDriver> (*make)();
 };
 
-/// All of them, in alphabetical order.
+/// All of them, in alphabetical order, but the tests' own.
 std::span<const DriverRow> driver_table();
 /// Null for a name that no driver has.
 std::unique_ptr<BlockDriver> make_driver(std::string_view name);
+
+/// More drivers, of tests. Main, while nothing is being opened.
+void set_extra_drivers(std::span<const DriverRow> rows) noexcept;
 
 }  // namespace rhea::block

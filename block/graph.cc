@@ -15,7 +15,9 @@ Graph::Graph(MainLoop& loop, ThreadPool& pool)
       close_bh_(std::make_unique<Bh>(loop.service(), [this] {
         bql.assert_held();
         close_unused(loop_.gs());
-      })) {}
+      })) {
+  graph_lock.set_waiter(&loop_.waiter());
+}
 
 Graph::~Graph() {
   bql.assert_held();
@@ -23,6 +25,7 @@ Graph::~Graph() {
   close_unused(loop_.gs());
   RHEA_CHECK(all_.empty(), "the graph goes while somebody holds node '{}'", all_.front()->name());
   RHEA_CHECK(backends_.empty(), "the graph goes while '{}' uses it", backends_.front()->name());
+  graph_lock.set_waiter(nullptr);
 }
 
 Node* Graph::find(Gs&, std::string_view name) const noexcept {
@@ -55,20 +58,21 @@ Result<void> Graph::del(Gs& gs, std::string_view name) {
   return ok();
 }
 
-void Graph::unused(Node& node) noexcept {
-  unused_.with([&node](std::vector<Node*>& nodes) { nodes.push_back(&node); });
+void Graph::unused(const Node* node) noexcept {
+  unused_.with([node](std::vector<const Node*>& nodes) { nodes.push_back(node); });
   close_bh_->schedule();
 }
 
 void Graph::close_unused(Gs& gs) {
   for (;;) {
-    const std::vector<Node*> nodes =
-        unused_.with([](std::vector<Node*>& list) { return std::exchange(list, {}); });
+    const std::vector<const Node*> nodes =
+        unused_.with([](std::vector<const Node*>& list) { return std::exchange(list, {}); });
     if (nodes.empty()) return;
-    // One may be listed twice, or have found a new holder (by its name) meanwhile.
-    for (Node* node : nodes) {
-      const auto at = std::ranges::find(all_, node);
-      if (at == all_.end() || node->references_.load(std::memory_order_acquire) != 0) continue;
+    // One may be listed twice, be gone already, or have found a new holder (by its name) meanwhile.
+    for (const Node* unused : nodes) {
+      const auto at = std::ranges::find(all_, unused);
+      if (at == all_.end() || unused->references_.load(std::memory_order_acquire) != 0) continue;
+      Node* node = *at;
       all_.erase(at);
       if (node->listed_) by_name_.erase(node->name());
       close(gs, std::unique_ptr<Node>(node));
@@ -188,8 +192,7 @@ Result<void> Graph::change(Gs& gs, const std::function<void(GraphWrite&)>& body,
       [&](DrainBypass&) -> Result<void> {
         // Readers that no drain knows of (queries in coroutines) are what is left to wait for.
         const Nanoseconds spent = std::chrono::steady_clock::now() - began;
-        if (!graph_lock.write_lock(gs, loop_.waiter(),
-                                   std::max(deadline - spent, Nanoseconds(0)))) {
+        if (!graph_lock.write_lock(gs, std::max(deadline - spent, Nanoseconds(0)))) {
           return deadline_error(gs, deadline);
         }
         GraphWrite write;

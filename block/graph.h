@@ -140,7 +140,7 @@ class Graph {
   void close(Gs& gs, std::unique_ptr<Node> node);
   /// The node has another length or other limits: tells its users.
   void measure(Gs& gs, Node& node) noexcept;
-  void unused(Node& node) noexcept;  // any thread
+  void unused(const Node* node) noexcept;  // any thread; the node may be gone
   Error deadline_error(Gs& gs, Nanoseconds deadline);
   void quiesce_all() noexcept;
   void unquiesce_all() noexcept;
@@ -157,7 +157,7 @@ class Graph {
   unsigned drained_all_ = 0;
   std::vector<const Section*> sections_;  // open ones, innermost last
   uint64_t next_anonymous_ = 1;
-  Guarded<std::vector<Node*>> unused_;
+  Guarded<std::vector<const Node*>> unused_;
   std::unique_ptr<Bh> close_bh_;
 };
 

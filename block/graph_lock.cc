@@ -45,14 +45,13 @@ void BasicGraphLock<Policy>::read_unlock(Co& co) NO_THREAD_SAFETY_ANALYSIS {
   // release: pairs with the acquire in readers(): the writer sees all that this reader did
   cell.store(cell.load(std::memory_order_relaxed) - 1, std::memory_order_release);
   RHEA_SYNC_POINT("GraphLock::read_unlock: out, not yet kicked");
-  // acquire: pairs with the release in write_lock(). The first writer's pointer may be missed only
-  // by a reader that was out before that writer's first look.
+  // acquire: pairs with set_waiter(), which came before this reader. The kick's fence stands
+  // between the cell and the look whether the writer waits.
   if (MainWait* writer = waiter_.load(std::memory_order_acquire)) writer->kick();
 }
 
 template <class Policy>
-int64_t BasicGraphLock<Policy>::readers() {
-  MutexLock lock(mutex_);
+int64_t BasicGraphLock<Policy>::readers() const noexcept {
   int64_t sum = orphans_;
   for (BlockContext* context : contexts_) {
     sum += context->readers().readers.load(std::memory_order_acquire);
@@ -78,16 +77,16 @@ void BasicGraphLock<Policy>::lower_flag() {
 }
 
 template <class Policy>
-bool BasicGraphLock<Policy>::write_lock(Gs& gs, MainWait& waiter,
-                                        Nanoseconds timeout) NO_THREAD_SAFETY_ANALYSIS {
+bool BasicGraphLock<Policy>::write_lock(Gs& gs, Nanoseconds timeout) NO_THREAD_SAFETY_ANALYSIS {
   RHEA_CHECK(!writing_.load(std::memory_order_relaxed), "the graph is write-locked twice");
-  waiter_.store(&waiter, std::memory_order_release);  // pairs with the acquire in read_unlock()
+  MainWait* waiter = waiter_.load(std::memory_order_relaxed);  // main sets it
+  RHEA_CHECK(waiter != nullptr, "the graph is write-locked before anybody can wait");
   const auto end =
       std::chrono::steady_clock::now() + std::min<Nanoseconds>(timeout, std::chrono::hours(24));
   for (;;) {
     const Nanoseconds left =
         std::max(Nanoseconds(0), Nanoseconds(end - std::chrono::steady_clock::now()));
-    if (!waiter.until(gs, [this] { return readers() == 0; }, left)) return false;
+    if (!waiter->until(gs, [this] { return readers() == 0; }, left)) return false;
     RHEA_SYNC_POINT("GraphLock::write_lock: nobody seen, flag still down");
     writing_.store(true, std::memory_order_relaxed);  // the fence orders it
     Policy::fence_after_flag();
@@ -113,22 +112,19 @@ void BasicGraphLock<Policy>::assert_writing() const noexcept {
 }
 
 template <class Policy>
+void BasicGraphLock<Policy>::set_waiter(MainWait* waiter) noexcept {
+  waiter_.store(waiter, std::memory_order_release);  // pairs with the acquire in read_unlock()
+}
+
+template <class Policy>
 void BasicGraphLock<Policy>::add_context(BlockContext& context) {
-  MutexLock lock(mutex_);
   contexts_.push_back(&context);
 }
 
 template <class Policy>
 void BasicGraphLock<Policy>::remove_context(BlockContext& context) {
-  MutexLock lock(mutex_);
   RHEA_CHECK(std::erase(contexts_, &context) == 1);
   orphans_ += context.readers().readers.load(std::memory_order_acquire);
-}
-
-template <class Policy>
-std::vector<BlockContext*> BasicGraphLock<Policy>::contexts() {
-  MutexLock lock(mutex_);
-  return contexts_;
 }
 
 template class BasicGraphLock<GraphLockPolicy>;

@@ -64,30 +64,34 @@ class CAPABILITY("graph") BasicGraphLock {
 
   /// Waits, polling the block context, until no reader is inside; false if `timeout` passed first.
   /// Main, at the top, with nothing of the graph held.
-  bool write_lock(Gs& gs, MainWait& waiter, Nanoseconds timeout) TRY_ACQUIRE(true);
+  bool write_lock(Gs& gs, Nanoseconds timeout) TRY_ACQUIRE(true);
   void write_unlock(Gs& gs) RELEASE();
 
   /// Teach the analysis what the caller knows.
   void assert_reading() const noexcept ASSERT_SHARED_CAPABILITY(this) {}
   void assert_writing() const noexcept ASSERT_CAPABILITY(this);
 
-  // For BlockContext.
+  /// How main waits: from before the first reader until after the last, because a reader that is on
+  /// its way out kicks whom it finds here. Main; null detaches.
+  void set_waiter(MainWait* waiter) noexcept;
+
+  // For BlockContext. Main.
   void add_context(BlockContext& context);
   /// The context's cell goes on in a total of the dead ones.
   void remove_context(BlockContext& context);
-  /// Those there are; main alone changes them.
-  std::vector<BlockContext*> contexts();
+  const std::vector<BlockContext*>& contexts() const noexcept { return contexts_; }
 
  private:
-  int64_t readers();
+  int64_t readers() const noexcept;
   void lower_flag();
 
-  Mutex mutex_{LockRank::kLeaf};
-  std::vector<BlockContext*> contexts_ GUARDED_BY(mutex_);
-  int64_t orphans_ GUARDED_BY(mutex_) = 0;
-  rhea::internal::CoWaiterList parked_ GUARDED_BY(mutex_);
+  // Main's alone, so that the writer's look at the cells takes no lock.
+  std::vector<BlockContext*> contexts_;
+  int64_t orphans_ = 0;
   std::atomic<bool> writing_{false};
-  std::atomic<MainWait*> waiter_{nullptr};  // set by the first writer, for kicks
+  std::atomic<MainWait*> waiter_{nullptr};
+  Mutex mutex_{LockRank::kLeaf};
+  rhea::internal::CoWaiterList parked_ GUARDED_BY(mutex_);
 };
 
 using GraphLock = BasicGraphLock<>;

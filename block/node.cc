@@ -18,10 +18,10 @@ NodeRef::NodeRef(const NodeRef& other) : node_(other.node_) {
 
 NodeRef::~NodeRef() {
   if (node_ == nullptr) return;
+  // The node may be gone with the share: main finds it by its name, holds it and lets it go.
+  Graph& graph = node_->graph_;
   // acq_rel: what every holder did with the node comes before its end
-  if (node_->references_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-    node_->graph_.unused(*node_);
-  }
+  if (node_->references_.fetch_sub(1, std::memory_order_acq_rel) == 1) graph.unused(node_);
 }
 
 Edge::~Edge() { RHEA_CHECK(!node_ && !changing_, "an edge goes while it leads somewhere"); }
@@ -38,8 +38,9 @@ Node::~Node() {
 }
 
 void Node::end_request(BlockContext& context) noexcept {
+  Graph& graph = graph_;  // the node may go once the count has fallen
   in_flight_.subtract(context);
-  graph_.kick();
+  graph.kick();
 }
 
 std::string Node::describe() const { return fmt::format("node '{}'", name()); }

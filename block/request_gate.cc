@@ -1,35 +1,51 @@
 #include "block/request_gate.h"
 
 #include "util/check.h"
+#include "util/sync_point.h"
 
 namespace rhea::block {
 
-RequestGate::~RequestGate() { RHEA_CHECK(inside() == 0, "a gate goes while requests are inside"); }
+template <class Policy>
+BasicRequestGate<Policy>::~BasicRequestGate() {
+  RHEA_CHECK(inside() == 0, "a gate goes while requests are inside");
+}
 
-void RequestGate::enter(Co& co) {
+template <class Policy>
+void BasicRequestGate<Policy>::enter(Co& co) {
   for (;;) {
-    BlockContext& context = BlockContext::of(co);
-    inside_.add(context);
+    inside_.add(BlockContext::of(co));
     // Orders the count before the look; pairs with the one in shut().
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    Policy::fence_after_entering();
     if (!is_shut()) [[likely]]
       return;
+    RHEA_SYNC_POINT("RequestGate::enter: counted, and found it shut");
     rhea::internal::CoWaiter waiter(co.coroutine());
     {
       MutexLock lock(mutex_);
       if (!is_shut()) return;
       parked_.push(waiter);
     }
-    leave(co);
+    leave(co);  // who waits may have seen the count
     co.yield();
   }
 }
 
-void RequestGate::leave(Co& co) {
-  inside_.subtract(BlockContext::of(co));
-  std::atomic_thread_fence(std::memory_order_seq_cst);  // as in enter()
-  if (!is_shut()) [[likely]]
+template <class Policy>
+void BasicRequestGate<Policy>::leave(Co& co) {
+  if (MainWait* main = main_) {
+    inside_.subtract(BlockContext::of(co));
+    RHEA_SYNC_POINT("RequestGate::leave: out, not yet kicked");
+    main->kick();
     return;
+  }
+  inside_.subtract(BlockContext::of(co));
+  Policy::fence_after_entering();  // as in enter()
+  if (is_shut()) [[unlikely]]
+    wake_waiter();
+}
+
+template <class Policy>
+void BasicRequestGate<Policy>::wake_waiter() {
   Coroutine* waiting = nullptr;
   {
     MutexLock lock(mutex_);
@@ -40,13 +56,15 @@ void RequestGate::leave(Co& co) {
   if (waiting != nullptr) waiting->wake();
 }
 
-void RequestGate::shut() noexcept {
+template <class Policy>
+void BasicRequestGate<Policy>::shut() noexcept {
   shut_.store(true, std::memory_order_relaxed);
   // Orders the flag before any look at the count; pairs with the one in enter().
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  Policy::fence_after_shutting();
 }
 
-void RequestGate::open() {
+template <class Policy>
+void BasicRequestGate<Policy>::open() {
   rhea::internal::CoWaiter* waiting;
   {
     MutexLock lock(mutex_);
@@ -61,7 +79,8 @@ void RequestGate::open() {
   }
 }
 
-void RequestGate::wait_until_empty(Co& co) {
+template <class Policy>
+void BasicRequestGate<Policy>::wait_until_empty(Co& co) {
   for (;;) {
     {
       MutexLock lock(mutex_);
@@ -71,5 +90,7 @@ void RequestGate::wait_until_empty(Co& co) {
     co.yield();
   }
 }
+
+template class BasicRequestGate<RequestGatePolicy>;
 
 }  // namespace rhea::block

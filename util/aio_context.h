@@ -149,6 +149,7 @@ class AioContext final : public Executor {
 
  private:
   friend class MainLoop;
+  friend class MainWait;
   friend class Bh;
   friend class FdWatch;
   struct Impl;

@@ -1,15 +1,20 @@
 #include "util/main_wait.h"
 
+#include "util/check.h"
+#include "util/internal/aio_impl.h"
 #include "util/sync_point.h"
 #include "util/timer.h"
 
 namespace rhea {
 
 bool MainWait::until(Gs&, const std::function<bool()>& done, Nanoseconds timeout) {
-  // relaxed: the fence orders it before the first look; pairs with the one in kick(). Later looks
-  // need none: a kick that finds us here stays until the poll that follows it.
-  waiters_.fetch_add(1, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // Before the first look, which is often the last: a caller that may not wait is to be found also
+  // when there is nothing to wait for. The Gs does not say it: a lambda may carry one anywhere.
+  block_.impl_->assert_may_poll();
+  RHEA_CHECK(block_.impl_->depth == 0, "main waits in a block-context handler");
+  // Once is enough, however often we look: a kick that finds us here stays until the poll that
+  // follows it.
+  gate_.prepare_to_sleep();
   bool expired = false;
   Timer timer(block_.timers(), [&expired] { expired = true; });
   bool holds = done();
@@ -19,7 +24,7 @@ bool MainWait::until(Gs&, const std::function<bool()>& done, Nanoseconds timeout
     block_.poll(PollMode::kBlocking);
     holds = done();
   }
-  waiters_.fetch_sub(1, std::memory_order_relaxed);
+  gate_.done_sleeping();
   return holds;
 }
 

@@ -1,12 +1,12 @@
 // Gs and MainWait: what only the main thread may do, and how it waits for others while it does it.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <utility>
 
 #include "util/aio_context.h"
 #include "util/clock.h"
+#include "util/notify_gate.h"
 
 namespace rhea {
 
@@ -41,19 +41,17 @@ class MainWait {
 
   /// What was written before it is seen by the condition. Allocates nothing.
   void kick() noexcept {
-    // Between the caller's change and the look at the count; pairs with the one in until().
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    // relaxed: ordered by the fence
-    if (waiters_.load(std::memory_order_relaxed) != 0) block_.notify();
+    gate_.notify([this] { block_.notify(); });
   }
 
-  /// Polls until `done()` or until `timeout` has passed; false in the second case. Legal with no
-  /// lock but the BQL, outside RCU read sections and graph sections (aborts).
+  /// Polls until `done()` or until `timeout` has passed; false in the second case. Legal at the top
+  /// of main alone: with no lock but the BQL, outside coroutines, handlers of the block context,
+  /// RCU read sections and graph sections. Aborts elsewhere, also if nothing is to be waited for.
   bool until(Gs& gs, const std::function<bool()>& done, Nanoseconds timeout = Nanoseconds::max());
 
  private:
   AioContext& block_;
-  std::atomic<uint32_t> waiters_{0};
+  NotifyGate gate_;  // the condition is its "pending work"
 };
 
 }  // namespace rhea

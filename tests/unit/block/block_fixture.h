@@ -1,5 +1,4 @@
-// What every test of the block layer stands on: a main loop, a graph, iothreads, and a driver whose
-// medium is memory and whose requests a test can hold.
+// What every test of the block layer stands on: a main loop, a graph and iothreads.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "block/graph.h"
+#include "tests/unit/block/test_drivers.h"
 #include "util/bql.h"
 #include "util/io_thread.h"
 #include "util/options.h"
@@ -25,6 +25,7 @@ class BlockFixture {
  public:
   BlockFixture() NO_THREAD_SAFETY_ANALYSIS {
     bql.lock();
+    set_extra_drivers(kTestDrivers);
     loop_ = MUST(MainLoop::create());
     pool_ = std::make_unique<ThreadPool>(ThreadPool::Limits{});
     graph_ = std::make_unique<Graph>(*loop_, *pool_);
