@@ -127,7 +127,8 @@ class BlockDriver {
   virtual void commit_permissions(Gs&, const Permissions& /*needs*/) noexcept {}
   virtual void abort_permissions(Gs&) noexcept {}
   /// A source of its own (timers, parked requests) goes quiet, until the matching end. No poll, no
-  /// yield. Requests that it holds back are let go (G27).
+  /// yield. Requests that it holds back are let go (G27). Only an open driver hears of drains: one
+  /// that is opened in a section does at once, one that is closed in it hears no end.
   virtual void drained_begin() noexcept {}
   virtual void drained_end() noexcept {}
   /// Its length now; asked on open, and after resizes below it.

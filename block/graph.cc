@@ -82,7 +82,7 @@ void Graph::close_unused(Gs& gs) {
 
 /// Nothing leads to it: what its edges lead to can be left without a section.
 void Graph::close(Gs& gs, std::unique_ptr<Node> node) {
-  if (node->opened_) node->driver_->close(gs);
+  if (std::exchange(node->opened_, false)) node->driver_->close(gs);
   GraphTransaction transaction(gs);
   for (const auto& child : node->children_) transaction.set(*child, nullptr);
   if (const auto left = transaction.prepare(); !left) {

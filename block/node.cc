@@ -58,13 +58,13 @@ void Node::quiesce() noexcept {
     edge->drained_ = true;
     edge->parent().drained_begin(*edge);
   }
-  driver_->drained_begin();
+  if (opened_) driver_->drained_begin();
 }
 
 void Node::unquiesce() noexcept {
   RHEA_CHECK(quiesced_ > 0, "a drain ends that did not begin");
   if (--quiesced_ > 0) return;
-  driver_->drained_end();
+  if (opened_) driver_->drained_end();
   for (Edge* edge : parents_) {
     RHEA_CHECK(edge->drained_);
     edge->drained_ = false;

@@ -212,7 +212,7 @@ class Node final : public EdgeParent {
   Permissions next_needs_;  // while a transaction is open
   unsigned quiesced_ = 0;
   bool next_read_only_;  // what permissions are checked against
-  bool opened_ = false;
+  bool opened_ = false;  // between the driver's open and close: it hears of drains
   bool listed_ = false;  // in the graph's table, under its name
 };
 

@@ -63,6 +63,7 @@ class OpenTree final : public OpenRequest {
     node_ = node.get();
     TRY(node_->driver_->open(gs_, *this));
     node_->opened_ = true;
+    if (node_->quiesced_ != 0) node_->driver_->drained_begin();
     if (const auto unused = reader_.first_unused()) return unknown_option(common_, *unused);
     node_->options_ = common_;
     node_->limits_ = node_->driver_->limits(gs_);

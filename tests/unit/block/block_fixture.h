@@ -46,8 +46,14 @@ class BlockFixture {
 
   /// A thread with an event loop that can run block requests.
   AioContext& add_thread() {
+    AioContext& thread = add_plain_thread();
+    contexts_.push_back(MUST(BlockContext::create(thread)));
+    return thread;
+  }
+
+  /// A thread with an event loop alone.
+  AioContext& add_plain_thread() {
     threads_.push_back(MUST(IOThread::create("io")));
-    contexts_.push_back(MUST(BlockContext::create(threads_.back()->context())));
     return threads_.back()->context();
   }
 

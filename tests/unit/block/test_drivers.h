@@ -230,7 +230,8 @@ class TestFilter final : public BlockDriver {
  public:
   static constexpr std::string_view kName = "test-filter";
   static TestFilter& of(Node& node) { return dynamic_cast<TestFilter&>(node.driver()); }
-  DrainCalls calls;  // main
+  DrainCalls calls;                  // main
+  inline static int late_calls = 0;  // to any, after its close; main
 
   std::string_view name() const noexcept override { return kName; }
   bool is_filter() const noexcept override { return true; }
@@ -243,8 +244,15 @@ class TestFilter final : public BlockDriver {
     return file_->node(gs) != nullptr ? file_->node(gs)->length() : 0;
   }
   BlockLimits limits(Gs&) const override { return {}; }
-  void drained_begin() noexcept override { ++calls.begun; }
-  void drained_end() noexcept override { ++calls.ended; }
+  void close(Gs&) noexcept override { closed_ = true; }
+  void drained_begin() noexcept override {
+    ++calls.begun;
+    late_calls += closed_ ? 1 : 0;
+  }
+  void drained_end() noexcept override {
+    ++calls.ended;
+    late_calls += closed_ ? 1 : 0;
+  }
   Result<void> co_read(Co& co, uint64_t offset, IoVector memory) override
       REQUIRES_SHARED(graph_lock) {
     return file_->node()->co_read(co, offset, memory);
@@ -259,6 +267,7 @@ class TestFilter final : public BlockDriver {
 
  private:
   Edge* file_ = nullptr;
+  bool closed_ = false;
 };
 
 inline constexpr std::array kTestDrivers{
