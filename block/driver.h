@@ -22,10 +22,11 @@ class Graph;
 class Node;
 
 /// What requests of a node must look like. The node's front cuts and pads what does not fit.
-/// Units: bytes; 0 for "no limit". Invariants: alignments are powers of two.
+/// Units: bytes; 0 for "no limit". Invariants: alignments are powers of two; what is taken at most
+/// is a multiple of request_alignment.
 struct BlockLimits {
   uint32_t request_alignment = 1;  ///< of offset and length
-  uint32_t memory_alignment = 1;   ///< of every buffer's address and length
+  uint32_t memory_alignment = 1;   ///< of every buffer's address; of its length the lesser of both
   uint32_t max_pieces = 1024;      ///< of one request's memory; Linux's IOV_MAX
   uint64_t max_transfer = 0;
   uint64_t max_write_zeroes = 0;

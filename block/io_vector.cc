@@ -57,10 +57,10 @@ void IoVector::clear(uint64_t offset, uint64_t bytes) const {
                 [](std::byte* address, size_t part) { std::memset(address, 0, part); });
 }
 
-bool IoVector::aligned(uint64_t alignment) const {
-  if (alignment <= 1) return true;
-  return std::ranges::all_of(pieces, [alignment](const iovec& piece) {
-    return ((std::bit_cast<uintptr_t>(piece.iov_base) | piece.iov_len) & (alignment - 1)) == 0;
+bool IoVector::aligned(uint64_t address, uint64_t length) const {
+  return std::ranges::all_of(pieces, [address, length](const iovec& piece) {
+    return ((std::bit_cast<uintptr_t>(piece.iov_base) & (address - 1)) |
+            (piece.iov_len & (length - 1))) == 0;
   });
 }
 

@@ -28,8 +28,9 @@ struct IoVector {
   void copy_from(uint64_t offset, std::span<const std::byte> in) const;
   /// Fills [offset, offset + size) with zeros.
   void clear(uint64_t offset, uint64_t size) const;
-  /// Whether every piece's address and length is a multiple of `alignment`, a power of two.
-  bool aligned(uint64_t alignment) const;
+  /// Whether every piece's address is a multiple of `address`, and its length of `length`, powers
+  /// of two.
+  bool aligned(uint64_t address, uint64_t length) const;
 };
 
 }  // namespace rhea::block

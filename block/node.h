@@ -174,6 +174,11 @@ class Node final : public EdgeParent {
   friend class ReopenTree;
   Node(Graph& graph, std::unique_ptr<BlockDriver> driver, NodeOptions options);
 
+  struct Transfer {
+    enum class Kind : uint8_t { kRead, kWrite } kind;
+    WriteFlags flags = WriteFlags::kNone;  // of a write
+  };
+
   void measure(Gs& gs) noexcept;
   Result<void> check_range(uint64_t offset, uint64_t size) const;
   Result<void> check_writable(uint64_t offset, uint64_t size) const;
@@ -184,17 +189,20 @@ class Node final : public EdgeParent {
       REQUIRES_SHARED(graph_lock);
   Result<void> modify_alone(Co& co, uint64_t offset, IoVector memory, WriteFlags flags)
       REQUIRES_SHARED(graph_lock);
-  Result<void> write_aligned(Co& co, uint64_t offset, IoVector memory, WriteFlags flags)
+  Result<void> transfer(Co& co, const Transfer& what, uint64_t offset, IoVector memory)
       REQUIRES_SHARED(graph_lock);
-  Result<void> write_pieces(Co& co, uint64_t offset, IoVector memory, WriteFlags flags)
+  Result<void> transfer_parts(Co& co, const Transfer& what, uint64_t offset, IoVector memory)
       REQUIRES_SHARED(graph_lock);
-  Result<void> read_pieces(Co& co, uint64_t offset, IoVector memory) REQUIRES_SHARED(graph_lock);
+  Result<void> call_driver(Co& co, const Transfer& what, uint64_t offset, IoVector memory)
+      REQUIRES_SHARED(graph_lock);
   Result<void> zero_aligned(Co& co, uint64_t offset, uint64_t size, WriteFlags flags)
       REQUIRES_SHARED(graph_lock);
   Result<void> write_zero_bytes(Co& co, uint64_t offset, uint64_t size, WriteFlags flags)
       REQUIRES_SHARED(graph_lock);
   uint64_t cut(IoVector memory, uint64_t done, std::span<iovec> out, IoVector& part) const;
-  bool fits(uint64_t offset, IoVector memory) const noexcept;
+  bool suits(IoVector memory) const noexcept;
+  uint64_t bounce_bytes() const noexcept;
+  size_t bounce_alignment() const noexcept;
 
   Graph& graph_;
   const std::unique_ptr<BlockDriver> driver_;

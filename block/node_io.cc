@@ -1,6 +1,7 @@
 // Node's requests: between what users ask and what the driver takes.
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <vector>
 
 #include "block/aligned_buffer.h"
@@ -40,21 +41,30 @@ Result<void> Node::check_writable(uint64_t offset, uint64_t size) const {
   return check_range(offset, size);
 }
 
-bool Node::fits(uint64_t offset, IoVector memory) const noexcept {
-  return ((offset | memory.size) & (limits_.request_alignment - 1)) == 0 &&
-         memory.aligned(limits_.memory_alignment);
+/// Whether the driver takes `memory` as it is.
+bool Node::suits(IoVector memory) const noexcept {
+  if (memory.pieces.size() > limits_.max_pieces) return false;
+  if (limits_.max_transfer != 0 && memory.size > limits_.max_transfer) return false;
+  const uint64_t address = limits_.memory_alignment;
+  return address == 1 ||
+         memory.aligned(address, std::min<uint64_t>(address, limits_.request_alignment));
 }
 
-/// The next part of a request's memory that the driver takes at once, from `done` on; its size.
+/// How much is copied at once where memory or range do not suit the driver.
+uint64_t Node::bounce_bytes() const noexcept {
+  const uint64_t alignment = limits_.request_alignment;
+  const uint64_t most = limits_.max_transfer != 0 ? limits_.max_transfer : kBounceBytes;
+  return std::max(round_down(std::min(most, kBounceBytes), alignment), alignment);
+}
+
+size_t Node::bounce_alignment() const noexcept {
+  return std::max<size_t>(kMinBufferAlignment, limits_.memory_alignment);
+}
+
+/// As much of a request's memory from `done` on as the driver may take at once; its size, which is
+/// 0 if a block is in more pieces than that.
 uint64_t Node::cut(IoVector memory, uint64_t done, std::span<iovec> out, IoVector& part) const {
-  uint64_t size = memory.size - done;
-  if (limits_.max_transfer != 0) size = std::min(size, limits_.max_transfer);
-  if (memory.pieces.size() <= limits_.max_pieces && size == memory.size) {
-    part = memory;
-    return size;
-  }
-  // Counts what max_pieces hold, then cuts at a whole block.
-  uint64_t skip = done, held = 0;
+  uint64_t skip = done, size = 0;
   size_t pieces = 0;
   for (const iovec& piece : memory.pieces) {
     if (skip >= piece.iov_len) {
@@ -62,41 +72,45 @@ uint64_t Node::cut(IoVector memory, uint64_t done, std::span<iovec> out, IoVecto
       continue;
     }
     if (pieces++ == std::min<size_t>(limits_.max_pieces, out.size())) break;
-    held += piece.iov_len - skip;
+    size += piece.iov_len - skip;
     skip = 0;
   }
-  size = std::min(size, held);
+  if (limits_.max_transfer != 0) size = std::min(size, limits_.max_transfer);
   if (size < memory.size - done) size = round_down(size, limits_.request_alignment);
-  RHEA_CHECK(size != 0, "a block is in more pieces than the driver of '{}' takes", name());
   part = {out.first(memory.slice(done, size, out)), size};
   return size;
 }
 
-Result<void> Node::read_pieces(Co& co, uint64_t offset, IoVector memory) {
-  if (memory.pieces.size() <= limits_.max_pieces &&
-      (limits_.max_transfer == 0 || memory.size <= limits_.max_transfer)) [[likely]] {
-    return driver_->co_read(co, offset, memory);
-  }
-  std::array<iovec, 1024> pieces;
-  IoVector part;
-  for (uint64_t done = 0; done < memory.size;) {
-    const uint64_t size = cut(memory, done, pieces, part);
-    TRY(driver_->co_read(co, offset + done, part));
-    done += size;
-  }
-  return ok();
+Result<void> Node::transfer(Co& co, const Transfer& what, uint64_t offset, IoVector memory) {
+  if (suits(memory)) [[likely]]
+    return call_driver(co, what, offset, memory);
+  return transfer_parts(co, what, offset, memory);
 }
 
-Result<void> Node::write_pieces(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) {
-  if (memory.pieces.size() <= limits_.max_pieces &&
-      (limits_.max_transfer == 0 || memory.size <= limits_.max_transfer)) [[likely]] {
-    return driver_->co_write(co, offset, memory, flags);
-  }
+Result<void> Node::call_driver(Co& co, const Transfer& what, uint64_t offset, IoVector memory) {
+  return what.kind == Transfer::Kind::kRead ? driver_->co_read(co, offset, memory)
+                                            : driver_->co_write(co, offset, memory, what.flags);
+}
+
+/// Part by part, and by a copy what does not suit the driver.
+Result<void> Node::transfer_parts(Co& co, const Transfer& what, uint64_t offset, IoVector memory) {
   std::array<iovec, 1024> pieces;
-  IoVector part;
+  std::optional<AlignedBuffer> buffer;
   for (uint64_t done = 0; done < memory.size;) {
-    const uint64_t size = cut(memory, done, pieces, part);
-    TRY(driver_->co_write(co, offset + done, part, flags));
+    IoVector part;
+    uint64_t size = cut(memory, done, pieces, part);
+    if (size != 0 && suits(part)) {
+      TRY(call_driver(co, what, offset + done, part));
+      done += size;
+      continue;
+    }
+    size = std::min(bounce_bytes(), memory.size - done);
+    if (!buffer) buffer.emplace(size, bounce_alignment());
+    const bool reads = what.kind == Transfer::Kind::kRead;
+    const iovec piece = buffer->piece(size);
+    if (!reads) memory.copy_to(done, buffer->bytes().first(size));
+    TRY(call_driver(co, what, offset + done, IoVector::of(std::span(&piece, 1))));
+    if (reads) memory.copy_from(done, buffer->bytes().first(size));
     done += size;
   }
   return ok();
@@ -105,17 +119,17 @@ Result<void> Node::write_pieces(Co& co, uint64_t offset, IoVector memory, WriteF
 Result<void> Node::co_read(Co& co, uint64_t offset, IoVector memory) {
   TRY(check_range(offset, memory.size));
   if (memory.size == 0) return ok();
-  if (fits(offset, memory)) [[likely]]
-    return read_pieces(co, offset, memory);
+  if (((offset | memory.size) & (limits_.request_alignment - 1)) == 0) [[likely]]
+    return transfer(co, {.kind = Transfer::Kind::kRead}, offset, memory);
   return read_padded(co, offset, memory);
 }
 
 Result<void> Node::read_padded(Co& co, uint64_t offset, IoVector memory) {
   const uint64_t alignment = limits_.request_alignment;
   const uint64_t end = offset + memory.size;
-  const uint64_t room = std::max(round_up(kBounceBytes, alignment), 2 * alignment);
+  const uint64_t room = bounce_bytes();
   AlignedBuffer buffer(std::min(room, round_up(end, alignment) - round_down(offset, alignment)),
-                       std::max<size_t>(kMinBufferAlignment, limits_.memory_alignment));
+                       bounce_alignment());
   for (uint64_t at = offset; at < end;) {
     const uint64_t from = round_down(at, alignment);
     const uint64_t to = std::min(from + room, round_up(end, alignment));
@@ -140,30 +154,13 @@ Result<void> Node::co_write(Co& co, uint64_t offset, IoVector memory, WriteFlags
 
 Result<void> Node::write_padded(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) {
   const uint64_t alignment = limits_.request_alignment;
+  const Transfer what{.kind = Transfer::Kind::kWrite, .flags = flags};
+  if (alignment == 1) return transfer(co, what, offset, memory);
   if (((offset | memory.size) & (alignment - 1)) != 0) return modify(co, offset, memory, flags);
-  if (alignment == 1) return write_aligned(co, offset, memory, flags);
   writes_.enter(co);
-  auto result = write_aligned(co, offset, memory, flags);
+  auto result = transfer(co, what, offset, memory);
   writes_.leave(co);
   return result;
-}
-
-/// Whole blocks; the memory may still need a copy that suits the driver.
-Result<void> Node::write_aligned(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) {
-  if (memory.aligned(limits_.memory_alignment)) [[likely]] {
-    return write_pieces(co, offset, memory, flags);
-  }
-  const uint64_t room = round_up(kBounceBytes, limits_.request_alignment);
-  AlignedBuffer buffer(std::min(room, memory.size),
-                       std::max<size_t>(kMinBufferAlignment, limits_.memory_alignment));
-  for (uint64_t done = 0; done < memory.size;) {
-    const uint64_t size = std::min(room, memory.size - done);
-    memory.copy_to(done, buffer.bytes().first(size));
-    const iovec piece = buffer.piece(size);
-    TRY(driver_->co_write(co, offset + done, IoVector::of(std::span(&piece, 1)), flags));
-    done += size;
-  }
-  return ok();
 }
 
 /// A write that does not cover whole blocks reads, modifies and writes them, with no other write to
@@ -181,21 +178,26 @@ Result<void> Node::modify(Co& co, uint64_t offset, IoVector memory, WriteFlags f
 Result<void> Node::modify_alone(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) {
   const uint64_t alignment = limits_.request_alignment;
   const uint64_t end = offset + memory.size;
-  const uint64_t room = std::max(round_up(kBounceBytes, alignment), 2 * alignment);
+  const uint64_t room = bounce_bytes();
   AlignedBuffer buffer(std::min(room, round_up(end, alignment) - round_down(offset, alignment)),
-                       std::max<size_t>(kMinBufferAlignment, limits_.memory_alignment));
+                       bounce_alignment());
+  AlignedBuffer block(alignment, bounce_alignment());
+  const auto read_block = [&](uint64_t from, uint64_t place) -> Result<void> {
+    graph_lock.assert_reading();
+    const iovec piece = block.piece(alignment);
+    TRY(driver_->co_read(co, from, IoVector::of(std::span(&piece, 1))));
+    std::ranges::copy(block.bytes(), buffer.bytes().subspan(place).begin());
+    return ok();
+  };
   for (uint64_t at = offset; at < end;) {
     const uint64_t from = round_down(at, alignment);
     const uint64_t to = std::min(from + room, round_up(end, alignment));
     const uint64_t size = std::min(to, end) - at;
     // The first and the last block, where the data does not cover them; once if they are the same.
     const bool head = from != at, tail = at + size != to;
-    const iovec first = buffer.piece(alignment);
-    const iovec last{.iov_base = buffer.bytes().data() + (to - from - alignment),
-                     .iov_len = alignment};
-    if (head) TRY(driver_->co_read(co, from, IoVector::of(std::span(&first, 1))));
+    if (head) TRY(read_block(from, 0));
     if (tail && !(head && to - from == alignment)) {
-      TRY(driver_->co_read(co, to - alignment, IoVector::of(std::span(&last, 1))));
+      TRY(read_block(to - alignment, to - from - alignment));
     }
     memory.copy_to(at - offset, buffer.bytes().subspan(at - from, size));
     const iovec piece = buffer.piece(to - from);
@@ -245,8 +247,7 @@ Result<void> Node::zero_aligned(Co& co, uint64_t offset, uint64_t size, WriteFla
 
 Result<void> Node::write_zero_bytes(Co& co, uint64_t offset, uint64_t size, WriteFlags flags) {
   const bool force = has(flags, WriteFlags::kForceUnitAccess);
-  AlignedBuffer zeroes(std::min(size, kBounceBytes),
-                       std::max<size_t>(kMinBufferAlignment, limits_.memory_alignment));
+  AlignedBuffer zeroes(std::min(size, kBounceBytes), bounce_alignment());
   std::ranges::fill(zeroes.bytes(), std::byte{0});
   while (size != 0) {
     const uint64_t step = std::min(size, kBounceBytes);

@@ -59,6 +59,11 @@ class BlockFixture {
 
   Node& add(std::string_view text) { return *MUST(graph_->add(gs(), options(text))); }
 
+  /// Runs what main's block context has to do, until nothing is left.
+  void settle_main() {
+    while (main().poll(PollMode::kNonBlocking)) {
+    }
+  }
   /// Polls main's block context until `done`, which must come.
   template <class F>
   void wait_until(F&& done) {
