@@ -8,6 +8,7 @@
 #include "util/check.h"
 #include "util/internal/aio_impl.h"
 #include "util/lock_rank.h"
+#include "util/log.h"
 #include "util/sync_point.h"
 
 namespace rhea {
@@ -148,6 +149,23 @@ AioContext::Impl::~Impl() {
              "context {} goes with a coroutine to resume", name);
 }
 
+void AioContext::Impl::open_ring(AioContext& context) {
+  auto made = internal::RingCore::create(epoll.get(), taken_resumables);
+  if (!made.has_value()) {
+    ring_refusal = made.error().message();
+    RHEA_LOG(kUtil, kInfo, "context {} does its file I/O on threads: {}", name, ring_refusal);
+    return;
+  }
+  core = made->get();
+  ring.reset(new IoRing(std::move(*made), context));
+}
+
+void AioContext::Impl::close_ring() noexcept {
+  core = nullptr;
+  ring.reset();
+  ring_refusal.clear();
+}
+
 void AioContext::Impl::assert_home(const char* what) const {
   // relaxed: only the home thread itself finds its own address here
   RHEA_CHECK(home.load(std::memory_order_relaxed) == &internal::thread_state(),
@@ -211,6 +229,16 @@ Nanoseconds AioContext::Impl::sleep_limit() const {
 }
 
 size_t AioContext::Impl::wait(Nanoseconds limit) {
+  if (!ring_is_busy()) return wait_in_epoll(limit);
+  if (limit == Nanoseconds::zero()) {
+    look_at_ring();
+  } else if (!core->wait(limit)) {
+    return 0;
+  }
+  return wait_in_epoll(Nanoseconds::zero());
+}
+
+size_t AioContext::Impl::wait_in_epoll(Nanoseconds limit) {
   int timeout_ms = limit == Nanoseconds::max() ? -1 : 0;
   if (timeout_ms == 0 && limit != Nanoseconds::zero()) {
     // epoll_wait knows milliseconds only; epoll_pwait2 is younger than some hosts' system call
@@ -403,7 +431,21 @@ uint64_t AioContext::kicks() const noexcept { return impl_->kicks.load(std::memo
 bool AioContext::is_home() const noexcept {
   return impl_->home.load(std::memory_order_relaxed) == &internal::thread_state();
 }
-void AioContext::rebind_home() noexcept { impl_->home = &internal::thread_state(); }
+void AioContext::rebind_home() noexcept {
+  impl_->close_ring();
+  impl_->home = &internal::thread_state();
+}
 const std::string& AioContext::name() const noexcept { return impl_->name; }
+
+IoRing* AioContext::io_ring() {
+  impl_->assert_home("the io_uring is used");
+  if (impl_->ring == nullptr && impl_->ring_refusal.empty()) impl_->open_ring(*this);
+  return impl_->ring.get();
+}
+
+const std::string& AioContext::io_ring_refusal() const {
+  impl_->assert_home("the io_uring's state is read");
+  return impl_->ring_refusal;
+}
 
 }  // namespace rhea

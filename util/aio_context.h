@@ -15,6 +15,7 @@
 namespace rhea {
 
 class AioContext;
+class IoRing;
 class TimerList;
 
 /// Readiness of a descriptor. Errors and hang-ups are reported as both, to whoever waits for any.
@@ -131,9 +132,16 @@ class AioContext final : public Executor {
 
   /// Whether the calling thread is the home thread.
   bool is_home() const noexcept;
-  /// Makes the calling thread the home thread; only while nobody polls.
+  /// Makes the calling thread the home thread; only while nobody polls. The ring goes; the new
+  /// home gets its own.
   void rebind_home() noexcept;
   const std::string& name() const noexcept;
+
+  /// This context's ring for file I/O, made when it is first asked for; null when the host refuses
+  /// one, which is logged once. Home thread.
+  IoRing* io_ring();
+  /// Why io_ring() gives null; empty unless it did. Home thread.
+  const std::string& io_ring_refusal() const;
 
   AioContext* aio() noexcept override { return this; }
   /// Owned elsewhere; it outlives the context or is taken off before. There is one slot, for the

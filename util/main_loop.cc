@@ -37,14 +37,20 @@ struct MainLoop::Impl {
   void sleep() REQUIRES(bql) {
     // Both before a look at either: what is published in between must find a sleeper.
     for (AioContext::Impl* context : contexts()) context->gate.prepare_to_sleep();
+    // Before the look: what completes here is something to run, and a ring that is only waited for
+    // submits nothing.
+    for (AioContext::Impl* context : contexts()) context->look_at_ring();
     const Nanoseconds limit = sleep_limit();
     RHEA_SYNC_POINT("MainLoop::turn: looked, not yet asleep");
-    std::array<pollfd, 2> fds{};
-    for (size_t i = 0; i < fds.size(); ++i) {
-      fds[i] = pollfd{.fd = contexts()[i]->epoll.get(), .events = POLLIN, .revents = 0};
+    std::array<pollfd, 4> fds{};
+    size_t used = 0;
+    for (const AioContext::Impl* context : contexts()) {
+      fds[used++] = pollfd{.fd = context->epoll.get(), .events = POLLIN, .revents = 0};
+      if (!context->ring_is_busy()) continue;
+      fds[used++] = pollfd{.fd = context->core->fd(), .events = POLLIN, .revents = 0};
     }
     bql.unlock();
-    internal::wait_for_any(fds, limit);
+    internal::wait_for_any(std::span(fds).first(used), limit);
     // Awake already while it waits for the lock: what comes now needs no kick.
     for (AioContext::Impl* context : contexts()) context->gate.done_sleeping();
     bql.lock();

@@ -16,8 +16,10 @@
 #include "util/aio_context.h"
 #include "util/fd.h"
 #include "util/internal/busy_poll.h"
+#include "util/internal/ring_core.h"
 #include "util/internal/thread_state.h"
 #include "util/internal/work_list.h"
+#include "util/io_ring.h"
 #include "util/notify_gate.h"
 #include "util/timer.h"
 
@@ -73,8 +75,17 @@ struct AioContext::Impl {
   bool has_pending() const noexcept;
   /// Host time a poll may sleep: zero if something is pending.
   Nanoseconds sleep_limit() const;
-  /// Waits on the context's own epoll instance; returns the number of entries in `events`.
+  /// Waits for descriptors and for what is in the ring, and submits what is queued there; returns
+  /// the number of entries in `events`. What completed is among `taken_resumables` then.
   size_t wait(Nanoseconds limit);
+  size_t wait_in_epoll(Nanoseconds limit);
+  /// Submits what is queued in the ring and collects what has completed, without waiting.
+  void look_at_ring() {
+    if (ring_is_busy()) core->look();
+  }
+  /// Whether a sleep must be one in the ring. An idle one is left alone: a sleep in epoll is
+  /// cheaper to wake from, and the host would count a sleep in the ring as waiting for I/O.
+  bool ring_is_busy() const noexcept { return ring != nullptr && core->in_flight() > 0; }
   /// The blocking wait of one poll, busy-polling included.
   size_t wait_for_work();
   size_t sleep();
@@ -89,6 +100,8 @@ struct AioContext::Impl {
   bool run(Bh::Node& node);
   bool run_resumables();
 
+  void open_ring(AioContext& context);
+  void close_ring() noexcept;
   void control(int operation, FdWatch::State& state) const;
   void forget(std::unique_ptr<FdWatch::State> state);
 
@@ -113,6 +126,9 @@ struct AioContext::Impl {
   internal::TakenList<Bh::Node, &Bh::Node::next> taken_bottom_halves;
   internal::TakenList<Resumable, &Resumable::next_resumable> taken_resumables;
   std::array<epoll_event, kEventsPerTurn> events{};
+  std::unique_ptr<IoRing> ring;        // null until it is asked for, and where the host refuses
+  internal::RingCore* core = nullptr;  // the ring's
+  std::string ring_refusal;
   internal::BusyPoll busy_poll;
   size_t watches = 0;
   std::vector<FdWatch::State*> ready_checks;               // those watches that have one
