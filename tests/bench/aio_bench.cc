@@ -1,5 +1,6 @@
 // What the event loop costs: scheduling and dispatching a bottom half, arming and running a timer,
-// and a round trip between two threads, asleep and busy-polling. Prints nanoseconds.
+// a round trip between two threads, asleep in epoll or in the ring or busy-polling, and a request
+// that does nothing but go through the ring. Prints nanoseconds.
 //
 // For comparison: a bare eventfd round trip between two threads, which no loop that sleeps can
 // beat.
@@ -14,7 +15,9 @@
 #include <thread>
 
 #include "util/aio_context.h"
+#include "util/coroutine.h"
 #include "util/fd.h"
+#include "util/io_ring.h"
 #include "util/io_thread.h"
 #include "util/one_shot_event.h"
 #include "util/thread.h"
@@ -74,10 +77,69 @@ double timer_rearm(AioContext& context) {
   });
 }
 
+/// `depth` coroutines each send one request after the other.
+double ring_requests(AioContext& context, long depth) {
+  IoRing& ring = *context.io_ring();
+  return best_ns_each(1'000'000, [&](long rounds) {
+    long left = rounds;
+    for (long i = 0; i < depth; ++i) {
+      MUST(start_here(context, [&](Co& co) {
+        while (left-- > 0) ring.co_nop(co);
+      }));
+    }
+    while (ring.in_flight() > 0) context.poll(PollMode::kBlocking);
+  });
+}
+
+/// Runs `body` at home.
+template <class F>
+void at_home(AioContext& context, F body) {
+  OneShotEvent done;
+  context.post([&] {
+    body();
+    done.set();
+  });
+  done.wait();
+}
+
+/// A read that never ends keeps a thread's ring busy: it sleeps there.
+class BusyRing {
+ public:
+  explicit BusyRing(AioContext& context) : context_(context) {
+    at_home(context_, [this] { MUST(start_here(context_, [this](Co& co) { read(co); })); });
+  }
+  ~BusyRing() {
+    at_home(context_, [this] { context_.io_ring()->cancel_all(); });
+    ended_.wait();
+  }
+  BusyRing(const BusyRing&) = delete;
+  BusyRing& operator=(const BusyRing&) = delete;
+
+ private:
+  void read(Co& co) {
+    char byte = 0;
+    const iovec part{&byte, 1};
+    context_.io_ring()->co_readv(co, {.number = pipe_.read.get()}, {&part, 1}, 0);
+    ended_.set();
+  }
+
+  AioContext& context_;
+  const Pipe pipe_ = make_pipe().value();
+  OneShotEvent ended_;
+};
+
+enum class Rings { kNone, kBusy };
+
 /// Two loops hand one bottom half to each other; a round is there and back.
-double round_trip(const BusyPollParams& busy_poll) {
+double round_trip(const BusyPollParams& busy_poll, Rings rings) {
   auto a = MUST(IOThread::create("a", busy_poll));
   auto b = MUST(IOThread::create("b", busy_poll));
+  std::optional<BusyRing> busy_a;
+  std::optional<BusyRing> busy_b;
+  if (rings == Rings::kBusy) {
+    busy_a.emplace(a->context());
+    busy_b.emplace(b->context());
+  }
   long left = 0;
   OneShotEvent done;
   std::unique_ptr<Bh> ping;
@@ -93,6 +155,8 @@ double round_trip(const BusyPollParams& busy_poll) {
     ping->schedule();
     done.wait();
   });
+  busy_a.reset();
+  busy_b.reset();
   a.reset();
   b.reset();
   return ns;
@@ -129,7 +193,12 @@ int main() {
   std::printf("bottom half, 64 per turn           %8.1f ns\n", many_per_turn(*context));
   std::printf("timer re-armed among 16            %8.1f ns\n", timer_rearm(*context));
   std::printf("bare eventfd round trip            %8.1f ns\n", bare_eventfd_round_trip());
-  std::printf("round trip, asleep                 %8.1f ns\n", round_trip({}));
-  std::printf("round trip, busy-polling 32 us     %8.1f ns\n", round_trip({.longest = 32us}));
+  std::printf("round trip, asleep                 %8.1f ns\n", round_trip({}, Rings::kNone));
+  std::printf("round trip, asleep, I/O in flight  %8.1f ns\n", round_trip({}, Rings::kBusy));
+  std::printf("round trip, busy-polling 32 us     %8.1f ns\n",
+              round_trip({.longest = 32us}, Rings::kNone));
+  if (context->io_ring() == nullptr) return 0;  // and has said why
+  std::printf("request through the ring, depth 1  %8.1f ns\n", ring_requests(*context, 1));
+  std::printf("request through the ring, depth 64 %8.1f ns\n", ring_requests(*context, 64));
   return 0;
 }
