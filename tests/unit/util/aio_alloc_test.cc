@@ -12,7 +12,9 @@
 #include <optional>
 
 #include "util/aio_context.h"
+#include "util/coroutine.h"
 #include "util/fd.h"
+#include "util/io_ring.h"
 #include "util/main_loop.h"
 #include "util/timer.h"
 
@@ -71,6 +73,28 @@ TEST_CASE("AioContext: once running, a turn allocates nothing", "[aio]") {
   const uint64_t after = allocations;
   CHECK(after - before == 0);
   CHECK(load.runs == 4 * 101);
+}
+
+TEST_CASE("IoRing: once running, requests allocate nothing", "[io_ring]") {
+  auto context = MUST(AioContext::create("test"));
+  IoRing& ring = *context->io_ring();
+  constexpr int kAtOnce = 200;  // more than the submission queue holds
+  int done = 0;
+  const auto turn = [&] {
+    for (int i = 0; i < kAtOnce; ++i) {
+      MUST(start_here(*context, [&](Co& co) {
+        ring.co_nop(co);
+        ++done;
+      }));
+    }
+    while (ring.in_flight() > 0) context->poll(PollMode::kBlocking);
+  };
+  turn();
+  const uint64_t before = allocations;
+  for (int i = 0; i < 100; ++i) turn();
+  const uint64_t after = allocations;
+  CHECK(after - before == 0);
+  CHECK(done == 101 * kAtOnce);
 }
 
 TEST_CASE("MainLoop: once running, a turn allocates nothing", "[main_loop]") {

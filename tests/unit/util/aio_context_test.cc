@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/busy_ring.h"
 #include "tests/support/death.h"
 #include "tests/support/sync_action.h"
 #include "tests/support/watchdog.h"
@@ -24,7 +25,13 @@ constexpr const char* kAnnounced = "AioContext::poll: announced, not yet looked"
 constexpr const char* kLooked = "AioContext::poll: looked, not yet asleep";
 constexpr const char* kMarked = "AioContext::schedule: marked, not yet in the list";
 
-std::unique_ptr<AioContext> make_context() { return MUST(AioContext::create("test")); }
+/// For tests in which a ring can not be busy: of death, of the home thread, of work that stays.
+std::unique_ptr<AioContext> make_quiet_context() { return MUST(AioContext::create("test")); }
+
+/// Each test runs twice: with an idle ring, or none, and with a busy one.
+test::LoopUnderTest make_context() {
+  return test::LoopUnderTest(GENERATE(test::SleepsIn::kEpoll, test::SleepsIn::kRing));
+}
 
 /// Runs `f` on another thread, to its end.
 template <class F>
@@ -166,7 +173,7 @@ TEST_CASE("AioContext: posts that never ran are destroyed with it, not called", 
       context->post([w = witness] { ++*w; });
     }
   };
-  auto context = make_context();
+  auto context = make_quiet_context();
   auto witness = std::make_shared<int>(0);
   auto last = std::make_unique<PostsAgain>(context.get(), witness);
   context->post([witness, l = std::move(last)] { ++*witness; });
@@ -314,7 +321,7 @@ TEST_CASE("AioContext: a coroutine finds its context, and what a folder above ke
 }
 
 TEST_CASE("AioContext: only its home thread is its home", "[aio]") {
-  auto context = make_context();
+  auto context = make_quiet_context();
   CHECK(context->is_home());
   bool elsewhere_is_home = true;
   bool after_rebinding = false;
@@ -330,10 +337,10 @@ TEST_CASE("AioContext: only its home thread is its home", "[aio]") {
 }
 
 TEST_CASE("AioContext: a poll in the wrong place aborts", "[aio][death]") {
-  auto context = make_context();
+  auto context = make_quiet_context();
   SECTION("on a foreign thread") {
     std::unique_ptr<AioContext> foreign;
-    elsewhere([&] { foreign = make_context(); });
+    elsewhere([&] { foreign = make_quiet_context(); });
     CHECK(test::dies([&] { foreign->poll(PollMode::kNonBlocking); }));
     CHECK(test::dies([&] { static_cast<void>(foreign->watch(0, FdEvents::kRead, {})); }));
   }
@@ -362,7 +369,7 @@ TEST_CASE("AioContext: one that goes before a coroutine was resumed aborts", "[a
   std::string log;
   Recorder left(log, 'l');
   CHECK(test::dies([&] {
-    auto context = make_context();
+    auto context = make_quiet_context();
     context->resume_later(left);
   }));
 }

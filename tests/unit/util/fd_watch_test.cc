@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/busy_ring.h"
 #include "tests/support/death.h"
 #include "tests/support/watchdog.h"
 #include "util/aio_context.h"
@@ -19,7 +20,13 @@ using namespace std::chrono_literals;
 
 namespace {
 
-std::unique_ptr<AioContext> make_context() { return MUST(AioContext::create("test")); }
+/// For tests of death, in which a ring can not be busy.
+std::unique_ptr<AioContext> make_quiet_context() { return MUST(AioContext::create("test")); }
+
+/// Each test runs twice: with an idle ring, or none, and with a busy one.
+test::LoopUnderTest make_context() {
+  return test::LoopUnderTest(GENERATE(test::SleepsIn::kEpoll, test::SleepsIn::kRing));
+}
 
 Fd signalled_eventfd() {
   Fd fd = MUST(make_eventfd());
@@ -290,12 +297,12 @@ TEST_CASE("FdWatch: a busy-polling context believes the ready check", "[aio]") {
 TEST_CASE("FdWatch: misuse aborts", "[aio][death]") {
   const Fd fd = MUST(make_eventfd());
   CHECK(test::dies([&] {
-    auto context = make_context();
+    auto context = make_quiet_context();
     const FdWatch watch = MUST(context->watch(fd.get(), FdEvents::kRead, [](FdEvents) {}));
     context.reset();
   }));
   CHECK(test::dies([&] {
-    auto context = make_context();
+    auto context = make_quiet_context();
     Fd closed_too_early = MUST(make_eventfd());
     FdWatch watch = MUST(context->watch(closed_too_early.get(), FdEvents::kRead, [](FdEvents) {}));
     closed_too_early.reset();

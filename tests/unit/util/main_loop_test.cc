@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/busy_ring.h"
 #include "tests/support/death.h"
 #include "tests/support/manual_clock.h"
 #include "tests/support/size.h"
@@ -16,6 +17,7 @@
 #include "tests/support/watchdog.h"
 #include "util/coroutine.h"
 #include "util/fd.h"
+#include "util/io_ring.h"
 #include "util/mutex.h"
 #include "util/one_shot_event.h"
 #include "util/rcu.h"
@@ -61,6 +63,50 @@ TEST_CASE("MainLoop: the BQL is free while it sleeps, and only then", "[main_loo
   other.join();
   CHECK(bql.held());
   CHECK(log == "aom");
+}
+
+TEST_CASE("MainLoop: its sleep submits the block context's requests and ends with them",
+          "[main_loop][io_ring]") {
+  test::Watchdog watchdog("block I/O in the main loop", 60s);
+  auto loop = make_loop();
+  BqlGuard guard;
+  AioContext& block = loop->block();
+  std::optional<test::BusyRing> busy;
+  block.post([&] { busy.emplace(block); });  // queued in a turn, to be submitted by the next sleep
+  while (!busy.has_value()) loop->turn();
+  {
+    const test::SyncAction action(kLooked, [&] {
+      CHECK(block.io_ring()->counters().enters == 1);
+      elsewhere([&] { busy->finish(); });
+    });
+    loop->turn();
+  }
+  while (!busy->done()) loop->turn();
+  CHECK(busy->result() == 1);
+}
+
+TEST_CASE("MainLoop: work for either context ends its sleep while I/O is in flight",
+          "[main_loop][io_ring]") {
+  test::Watchdog watchdog("main loop with I/O in flight", 60s);
+  auto loop = make_loop();
+  BqlGuard guard;
+  test::BusyRing busy(loop->block());
+  for (const bool service : {true, false}) {
+    int runs = 0;
+    Bh bh(pick(*loop, service), [&] { ++runs; });
+    {
+      const test::SyncAction action(kLooked, [&] { elsewhere([&] { bh.schedule(); }); });
+      while (runs == 0) one_turn(*loop);
+    }
+    CHECK(runs >= 1);
+  }
+  // A nested poll of the block context sleeps in the ring and sees the request through.
+  loop->service().post([&] {
+    busy.finish();
+    while (!busy.done()) loop->block().poll(PollMode::kBlocking);
+  });
+  while (!busy.done()) loop->turn();
+  CHECK(busy.result() == 1);
 }
 
 TEST_CASE("MainLoop: handlers of every kind run with the BQL held", "[main_loop]") {
