@@ -71,7 +71,8 @@ class IoRing {
   /// A slot for `fd` if the table has room, else the descriptor itself; the owner keeps `fd` open
   /// until it has unregistered it. Errors: no open descriptor.
   Result<RingFile> register_file(int fd);
-  /// Requests on it have completed. The kernel closes its reference soon.
+  /// Requests on it have completed. The kernel lets go of a slot's file some time later, of its
+  /// locks then, too: who closes a locked file unlocks it first.
   void unregister_file(RingFile file);
 
   /// Makes requests on `file` end early, where the kernel can (on disks it mostly finishes them):

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <span>
 #include <utility>
 
 #include "util/check.h"
@@ -40,7 +41,7 @@ struct MainLoop::Impl {
     // Before the look: what completes here is something to run, and a ring that is only waited for
     // submits nothing.
     for (AioContext::Impl* context : contexts()) context->look_at_ring();
-    const Nanoseconds limit = sleep_limit();
+    Nanoseconds limit = sleep_limit();
     RHEA_SYNC_POINT("MainLoop::turn: looked, not yet asleep");
     std::array<pollfd, 4> fds{};
     size_t used = 0;
@@ -48,6 +49,7 @@ struct MainLoop::Impl {
       fds[used++] = pollfd{.fd = context->epoll.get(), .events = POLLIN, .revents = 0};
       if (!context->ring_is_busy()) continue;
       fds[used++] = pollfd{.fd = context->core->fd(), .events = POLLIN, .revents = 0};
+      limit = std::min(limit, context->core->longest_sleep());
     }
     bql.unlock();
     internal::wait_for_any(std::span(fds).first(used), limit);

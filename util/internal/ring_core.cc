@@ -246,10 +246,16 @@ void RingCore::sit_out(Nanoseconds limit) {
 }
 
 bool RingCore::wait(Nanoseconds limit) {
+  epoll_ready_ = false;  // what a look has found before is old: the poll looks anew
   pump();
   if (!arm_poll() || !enter_and_wait(limit)) sit_out(limit);
   reap();
-  return std::exchange(epoll_ready_, false);
+  return epoll_ready_;
+}
+
+Nanoseconds RingCore::longest_sleep() const noexcept {
+  const bool all_given = io_uring_sq_ready(&ring_) == 0 && waiting_.empty() && cancels_wanted_ == 0;
+  return all_given ? Nanoseconds::max() : kRetryAfter;
 }
 
 void RingCore::look() {

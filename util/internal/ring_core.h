@@ -92,8 +92,10 @@ class RingCore {
   bool wait(Nanoseconds limit);
   /// Submits, and collects what has completed; a system call only if there is something to do.
   void look();
-  /// Becomes readable when something has completed. What is queued is not submitted by itself.
+  /// Becomes readable when something has completed. For who sleeps on it and not in wait(): after a
+  /// look(), for longest_sleep() at most. That is short when the kernel did not take everything.
   int fd() const noexcept { return ring_.ring_fd; }
+  Nanoseconds longest_sleep() const noexcept;
 
   /// Completes with -ECANCELED what has not reached the kernel, asks it to cancel the rest.
   /// `fd` and `flags` are those of the entries; fd -1: all.

@@ -1,10 +1,6 @@
 #include "util/io_ring.h"
 
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
@@ -74,32 +70,6 @@ struct Fixture {
     return n < 0 ? "errno " + std::to_string(-n) : text.substr(0, static_cast<size_t>(n));
   }
 };
-
-/// Makes system call `number` fail with `error` on the calling thread, for its life.
-void forbid(unsigned number, unsigned error) {
-  std::array<sock_filter, 4> program{
-      sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
-      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
-      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
-  const sock_fprog filter{.len = program.size(), .filter = program.data()};
-  RHEA_CHECK(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-  RHEA_CHECK(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0);
-}
-
-/// What a context says on a thread where `number` fails with `error`; empty if it has a ring.
-std::string refusal_when(unsigned number, unsigned error) {
-  std::string refusal;
-  MUST(Thread::start("filtered", [&] {
-    forbid(number, error);
-    auto context = make_context();
-    const bool refused = context->io_ring() == nullptr && context->io_ring() == nullptr;
-    refusal = refused ? context->io_ring_refusal() : "";
-    context->post([&] { refusal += "."; });  // the loop goes on without one
-    context->poll(PollMode::kBlocking);
-  }));
-  return refusal;
-}
 
 }  // namespace
 
@@ -200,7 +170,7 @@ TEST_CASE("IoRing: what one turn queues is submitted by the call that sleeps", "
 
 TEST_CASE("IoRing: more requests than the ring has room for all complete", "[io_ring]") {
   Fixture f;
-  constexpr int kMany = 3000;  // over both queues: completions overflow too
+  constexpr int kMany = 1500;  // over both queues: completions overflow too
   std::vector<int> order;
   f.context->post([&] {
     for (int i = 0; i < kMany; ++i) {
@@ -393,28 +363,6 @@ TEST_CASE("IoRing: after a cancellation a new request on the same stack is left 
 
 // --- Life ---
 
-TEST_CASE("IoRing: a refused ring is null, with the reason, and the loop goes on", "[io_ring]") {
-  CHECK(refusal_when(__NR_io_uring_setup, EPERM) ==
-        "a system call filter refuses io_uring: Operation not permitted.");
-  CHECK(refusal_when(__NR_io_uring_enter, EPERM) ==
-        "a system call filter refuses io_uring: Operation not permitted.");
-  CHECK_THAT(refusal_when(__NR_io_uring_setup, ENOSYS),
-             Catch::Contains("the kernel has no io_uring"));
-  CHECK_THAT(refusal_when(__NR_io_uring_setup, ENOMEM), Catch::Contains("RLIMIT_MEMLOCK"));
-}
-
-TEST_CASE("IoRing: without a table of files every file goes by its descriptor", "[io_ring]") {
-  std::optional<RingFile> file;
-  MUST(Thread::start("filtered", [&] {
-    forbid(__NR_io_uring_register, EPERM);
-    Fixture f;
-    file = MUST(f.ring.register_file(f.fd.get()));
-    run(*f.context, [&](Co& co) { RHEA_CHECK(f.write(co, *file, "x", 0) == 1); });
-    f.ring.unregister_file(*file);
-  }));
-  CHECK(file->kind == kDescriptor);
-}
-
 TEST_CASE("IoRing: a context that moves to another thread gets another ring", "[io_ring]") {
   Fixture f;
   run(*f.context, [&](Co& co) { CHECK(f.ring.co_nop(co) == 0); });
@@ -455,8 +403,7 @@ TEST_CASE("IoRing: misuse aborts", "[io_ring][death]") {
     IoRing& ring = *other->io_ring();
     MUST(start_here(*context, [&](Co& co) { ring.co_nop(co); }));
   }));
-  CHECK(test::dies([] {
-    auto context = make_context();
-    MUST(Thread::start("stranger", [&] { context->io_ring(); }));
-  }));
+  std::unique_ptr<AioContext> foreign;
+  MUST(Thread::start("elsewhere", [&] { foreign = make_context(); }));
+  CHECK(test::dies([&] { foreign->io_ring(); }));
 }
