@@ -1,15 +1,26 @@
 // T000e and T003d: many threads against one loop, nothing lost and nothing mixed up.
+#include <fcntl.h>
+#include <sys/uio.h>
+
+#include <array>
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "tests/support/busy_ring.h"
 #include "tests/support/size.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/watchdog.h"
 #include "util/aio_context.h"
 #include "util/bql.h"
+#include "util/coroutine.h"
+#include "util/fd.h"
+#include "util/io_ring.h"
 #include "util/io_thread.h"
 #include "util/main_loop.h"
 #include "util/mutex.h"
@@ -70,7 +81,7 @@ TEST_CASE("T003d: AioContext: what eight threads schedule is consumed, nothing l
   test::Watchdog watchdog("T003d at context level", 500s);
   const uint64_t each = test::sized<uint64_t>(5'000, 1'000'000);
   const bool busy = GENERATE(false, true);
-  auto context = MUST(AioContext::create("test"));
+  const test::LoopUnderTest context(GENERATE(test::SleepsIn::kEpoll, test::SleepsIn::kRing));
   if (busy) context->set_busy_poll({.longest = 32us});
   std::atomic<uint64_t> consumed = 0;
   std::atomic<uint64_t> asked = 0;
@@ -104,12 +115,15 @@ TEST_CASE("T000e: jobs of foreign threads on main end in their own completion ea
           "[main_loop][stress]") {
   test::Watchdog watchdog("T000e", 300s);
   const uint64_t each = test::sized<uint64_t>(1'000, 200'000);
+  const bool with_ring = GENERATE(false, true);
   auto loop = MUST(MainLoop::create());
   JobKind read(loop->service(), 1);
   JobKind draw(loop->block(), 2);
   std::atomic<uint64_t> crossed = 0;
   std::atomic<uint64_t> ended = 0;
   BqlGuard guard;
+  std::optional<test::BusyRing> busy_ring;
+  if (with_ring && loop->block().io_ring() != nullptr) busy_ring.emplace(loop->block());
   std::vector<Thread> threads;
   for (uint64_t t = 0; t < kSchedulers; ++t) {
     threads.push_back(MUST(Thread::start("foreign", [&, t] {
@@ -124,4 +138,62 @@ TEST_CASE("T000e: jobs of foreign threads on main end in their own completion ea
   while (ended < kSchedulers) loop->turn();
   CHECK(crossed == 0);
   CHECK(read.answered() + draw.answered() == kSchedulers * each);
+}
+
+namespace {
+
+/// One block of a file, written and read back by a coroutine, each time with other contents.
+struct BlockChecker {
+  void run(Co& co, IoRing& ring, RingFile file, int rounds) {
+    for (int round = 0; round < rounds; ++round) {
+      std::array<uint64_t, 512> out{};
+      std::array<uint64_t, 512> in{};
+      for (uint64_t& word : out) word = number << 32 | static_cast<uint64_t>(round);
+      const iovec from{out.data(), sizeof out};
+      const iovec to{in.data(), sizeof in};
+      const uint64_t offset = number * sizeof out;
+      const bool wrote = ring.co_writev(co, file, {&from, 1}, offset, 0) == sizeof out;
+      const bool read = ring.co_readv(co, file, {&to, 1}, offset) == sizeof in;
+      if (!wrote || !read || in != out) ++bad;
+    }
+  }
+  const uint64_t number;
+  int bad = 0;
+};
+
+}  // namespace
+
+TEST_CASE("IoRing: data stay whole while other threads schedule and the loop sleeps",
+          "[io_ring][stress]") {
+  test::Watchdog watchdog("file I/O under a storm of bottom halves", 300s);
+  constexpr uint64_t kBlocks = 32;
+  const int rounds = test::sized(200, 20'000);
+  const test::TempDir dir;
+  const Fd fd(::open(dir.file("disk").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  auto thread = MUST(IOThread::create("io"));
+  AioContext& context = thread->context();
+  std::vector<BlockChecker> blocks;
+  for (uint64_t i = 0; i < kBlocks; ++i) blocks.push_back({.number = i});
+  std::atomic<uint64_t> ended = 0;
+  context.post([&] {
+    IoRing& ring = *context.io_ring();
+    const RingFile file = MUST(ring.register_file(fd.get()));
+    for (BlockChecker& block : blocks) {
+      MUST(start_here(context, [&ring, &block, &ended, &context, file, rounds](Co& co) {
+        block.run(co, ring, file, rounds);
+        if (++ended == kBlocks) context.io_ring()->unregister_file(file);
+      }));
+    }
+  });
+  std::atomic<uint64_t> asked = 0;
+  Bh bh(context, [&] { asked = 0; });
+  while (ended < kBlocks) {
+    ++asked;
+    bh.schedule();
+    while (asked != 0) std::this_thread::yield();  // each may find the loop asleep, or about to be
+  }
+  thread.reset();
+  int bad = 0;
+  for (const BlockChecker& block : blocks) bad += block.bad;
+  CHECK(bad == 0);
 }
