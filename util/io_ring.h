@@ -38,7 +38,7 @@ enum class FsyncKind : uint8_t {
 /// Each `co_` call queues one request and suspends until it has completed; the result is a byte
 /// count, or 0, or -errno. Short results, EINTR and EAGAIN are the caller's to handle. What one
 /// turn of the loop queues is submitted by one system call, the one that goes to sleep. There may
-/// be more requests than the ring has room for: they wait, in order.
+/// be more requests than the ring has room for: they wait, in order, until earlier ones complete.
 /// Thread: the context's home thread; `co_` calls in a coroutine of this context.
 /// Owns: the ring and its table of files. A request lives on its coroutine's stack, nothing is
 /// allocated.

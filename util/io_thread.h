@@ -22,8 +22,8 @@ class IOThread {
   /// Errors: kResource when the host gives no thread or no descriptor.
   static Result<std::unique_ptr<IOThread>> create(std::string name,
                                                   const BusyPollParams& busy_poll = {});
-  /// Runs what was posted and scheduled so far, then stops and joins. Watches and timers must be
-  /// gone by then, or go with what was posted.
+  /// Runs what was posted and scheduled so far, then stops and joins. Watches, timers, requests in
+  /// the ring and its files must be gone by then, or go with what was posted.
   ~IOThread();
   IOThread(const IOThread&) = delete;
   IOThread& operator=(const IOThread&) = delete;

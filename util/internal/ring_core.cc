@@ -135,6 +135,8 @@ Result<void> RingCore::set_up() {
 }
 
 RingCore::~RingCore() {
+  // The kernel takes a ring apart in its own time (tens of milliseconds), and a file in its table
+  // with it: an image's lock would outlive the image's owner.
   RHEA_CHECK(in_flight() == 0, "an io_uring goes with {} requests in flight", in_flight());
   RHEA_CHECK(slots_.none(), "an io_uring goes with {} files registered", slots_.count());
   if (open_) io_uring_queue_exit(&ring_);
@@ -148,6 +150,11 @@ io_uring_sqe* RingCore::free_entry() {
   ++counters_.enters;
   went_well(io_uring_submit(&ring_));  // if not, there is no room below
   return io_uring_get_sqe(&ring_);
+}
+
+/// As free_entry(); null also when so many requests are with the kernel that one has to end first.
+io_uring_sqe* RingCore::free_entry_for_request() {
+  return given_.size() < kMostGiven ? free_entry() : nullptr;
 }
 
 void RingCore::give(RingRequest& request, io_uring_sqe& entry) {
@@ -165,7 +172,7 @@ void RingCore::give(RingRequest& request, io_uring_sqe& entry) {
 void RingCore::queue(RingRequest& request) {
   // Behind those that wait already.
   if (waiting_.empty()) {
-    if (io_uring_sqe* entry = free_entry()) return give(request, *entry);
+    if (io_uring_sqe* entry = free_entry_for_request()) return give(request, *entry);
   }
   ++counters_.queued;
   waiting_.push(request);
@@ -174,8 +181,8 @@ void RingCore::queue(RingRequest& request) {
 /// Fills the submission queue with what waits for room.
 void RingCore::pump() {
   while (RingRequest* request = waiting_.first()) {
-    io_uring_sqe* entry = free_entry();
-    if (entry == nullptr) return;
+    io_uring_sqe* entry = free_entry_for_request();
+    if (entry == nullptr) break;
     waiting_.remove(*request);
     give(*request, *entry);
   }
@@ -254,8 +261,11 @@ bool RingCore::wait(Nanoseconds limit) {
 }
 
 Nanoseconds RingCore::longest_sleep() const noexcept {
-  const bool all_given = io_uring_sq_ready(&ring_) == 0 && waiting_.empty() && cancels_wanted_ == 0;
-  return all_given ? Nanoseconds::max() : kRetryAfter;
+  // What waits for another request to end is woken by that.
+  const bool full = given_.size() >= kMostGiven;
+  const bool refused =
+      io_uring_sq_ready(&ring_) > 0 || (!waiting_.empty() && !full) || cancels_wanted_ > 0;
+  return refused ? kRetryAfter : Nanoseconds::max();
 }
 
 void RingCore::look() {

@@ -114,6 +114,7 @@ class RingCore {
   Result<void> open();
   Result<void> set_up();
   io_uring_sqe* free_entry();
+  io_uring_sqe* free_entry_for_request();
   void give(RingRequest& request, io_uring_sqe& entry);
   void pump();
   void ask_to_cancel();
@@ -124,7 +125,11 @@ class RingCore {
   void finish(RingRequest& request, int32_t result);
 
   static constexpr unsigned kEntries = 128;
-  static constexpr unsigned kCompletions = 1024;
+  static constexpr unsigned kCompletions = 2048;
+  /// Each of them and its cancellation completes, and the poll: there is always room for all. For
+  /// one that did not fit the kernel would have to find memory, and could lose it.
+  static constexpr size_t kMostGiven = 1000;
+  static_assert(2 * kMostGiven + 1 <= kCompletions);
   static constexpr unsigned kFileSlots = 64;
 
   const int epoll_fd_;
