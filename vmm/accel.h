@@ -33,8 +33,10 @@ class Accel {
   virtual ~Accel() = default;
 
   virtual devices::IrqSink& irqs() = 0;
-  /// Follows the two address spaces from here on.
-  virtual void attach(memory::AddressSpace& memory, memory::AddressSpace& io) REQUIRES(bql) = 0;
+  /// Follows the two address spaces from here on. irqs() takes levels once this has returned, so
+  /// RAM stands in `memory` before the call and devices come after it.
+  virtual Result<void> attach(memory::AddressSpace& memory, memory::AddressSpace& io)
+      REQUIRES(bql) = 0;
   /// Makes `smp.cpus` vCPUs and their threads. After attach().
   virtual Result<void> create_vcpus(const SmpConfig& smp, VcpuEvents& events) REQUIRES(bql) = 0;
 

@@ -106,13 +106,11 @@ void PcMachine::map(MemoryRegion& container, MemoryRegion& region, uint64_t offs
 
 Result<std::unique_ptr<PcMachine>> PcMachine::create(const VmConfig& config, const Wiring& wiring) {
   std::unique_ptr<PcMachine> machine(new PcMachine(config, wiring));
-  const memory::MemoryTransaction transaction;
   if (config.kernel) {
     machine->kernel_files_ = TRY(KernelFiles::open(*config.kernel, config.initrd));
   }
   TRY(machine->describe());
   TRY(machine->map_ram());
-  TRY(machine->add_devices());
   machine->memory_ = std::make_unique<memory::AddressSpace>("memory", machine->memory_root_);
   machine->io_ = std::make_unique<memory::AddressSpace>("I/O", machine->io_root_);
   return machine;
@@ -154,6 +152,13 @@ Result<void> PcMachine::realize(const std::shared_ptr<D>& device) {
 }
 
 Result<void> PcMachine::add_devices() {
+  const memory::MemoryTransaction transaction;
+  TRY(add_board());
+  TRY(add_serials());
+  return add_pci();
+}
+
+Result<void> PcMachine::add_board() {
   MachineRequests& requests = wiring_.requests;
   const auto reset = [&requests] {
     bql.assert_held();
@@ -191,8 +196,7 @@ Result<void> PcMachine::add_devices() {
     TRY(realize(console));
     map(io_root_, console->io(), kDebugConsole);
   }
-  TRY(add_serials());
-  return add_pci();
+  return ok();
 }
 
 Result<void> PcMachine::add_serials() {

@@ -51,9 +51,12 @@ class PcMachine {
   };
   static constexpr size_t kMaxSerials = 2;
 
-  /// Errors: the host has no memory for the RAM, or a device can not be made.
+  /// The machine with its RAM and nothing else: the accelerator is attached to it now.
+  /// Errors: the host has no memory for the RAM, or a file to boot from can not be opened.
   static Result<std::unique_ptr<PcMachine>> create(const VmConfig& config, const Wiring& wiring)
       REQUIRES(bql);
+  /// Once. Errors: a device can not be made.
+  Result<void> add_devices() REQUIRES(bql);
   ~PcMachine();
 
   memory::AddressSpace& memory() noexcept { return *memory_; }
@@ -69,7 +72,7 @@ class PcMachine {
   PcMachine(const VmConfig& config, const Wiring& wiring);
   Result<void> describe();
   Result<void> map_ram() REQUIRES(bql);
-  Result<void> add_devices() REQUIRES(bql);
+  Result<void> add_board() REQUIRES(bql);
   Result<void> add_serials() REQUIRES(bql);
   Result<void> add_pci() REQUIRES(bql);
   void do_as_firmware() REQUIRES(bql);

@@ -14,7 +14,9 @@ class QtestAccel final : public Accel {
   devices::IrqSink& irqs() override { return irqs_; }
   IrqInterceptor& interceptor() noexcept { return irqs_; }
 
-  void attach(memory::AddressSpace&, memory::AddressSpace&) override REQUIRES(bql) {}
+  Result<void> attach(memory::AddressSpace&, memory::AddressSpace&) override REQUIRES(bql) {
+    return ok();
+  }
   Result<void> create_vcpus(const SmpConfig&, VcpuEvents&) override REQUIRES(bql) { return ok(); }
   void hold_vcpus() override REQUIRES(bql) {}
   void pause_vcpus() override REQUIRES(bql) {}

@@ -147,7 +147,8 @@ class Process {
                                                                 .utc = utc_clock_,
                                                                 .serials = std::move(serials),
                                                                 .debug_console = debug}));
-    accel_->attach(machine_->memory(), machine_->io());
+    TRY(accel_->attach(machine_->memory(), machine_->io()));
+    TRY(machine_->add_devices());
     TRY(accel_->create_vcpus(config_.smp, *vm_));
     return vm_->power_on(*machine_);
   }

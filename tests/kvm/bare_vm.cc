@@ -46,7 +46,7 @@ BareVm::BareVm(const std::vector<GuestCode>& codes)
   memory_root_.add(ram_, 0);
   memory_.emplace("memory", memory_root_);
   io_.emplace("io", io_root_);
-  accel_->attach(*memory_, *io_);
+  MUST(accel_->attach(*memory_, *io_));
   MUST(accel_->create_vcpus(smp_of(codes.size()), *this));
 }
 

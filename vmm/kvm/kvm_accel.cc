@@ -21,15 +21,13 @@ constexpr int kDoorbellsPriority = 20;
 
 Result<std::unique_ptr<KvmAccel>> KvmAccel::create() {
   std::unique_ptr<KvmVm> vm = TRY(KvmVm::create());
-  std::unique_ptr<KvmAccel> accel(new KvmAccel(std::move(vm)));
-  TRY(accel->irqs_.install_routes());
   install_kick_signal();
-  return accel;
+  return std::unique_ptr<KvmAccel>(new KvmAccel(std::move(vm)));
 }
 
 KvmAccel::~KvmAccel() = default;
 
-void KvmAccel::attach(memory::AddressSpace& memory, memory::AddressSpace& io) {
+Result<void> KvmAccel::attach(memory::AddressSpace& memory, memory::AddressSpace& io) {
   memory_ = &memory;
   io_ = &io;
   const auto slots = static_cast<unsigned>(vm_->capability(KVM_CAP_NR_MEMSLOTS));
@@ -38,6 +36,10 @@ void KvmAccel::attach(memory::AddressSpace& memory, memory::AddressSpace& io) {
                            kDoorbellsPriority);
   io.register_listener(std::make_shared<KvmDoorbells>(vm_->fd(), KvmDoorbells::Space::kIo),
                        kDoorbellsPriority);
+  // After the RAM slots: the irqchip's devices start a lazy grace period of the VM's SRCU (since
+  // Linux 6.18), and a slot that comes while it runs waits for its end, several milliseconds.
+  TRY(vm_->create_irqchip());
+  return irqs_.install_routes();
 }
 
 Result<void> KvmAccel::create_vcpus(const SmpConfig& smp, VcpuEvents& events) {

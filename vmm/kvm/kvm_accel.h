@@ -22,7 +22,8 @@ class KvmAccel final : public Accel {
   ~KvmAccel() override;
 
   devices::IrqSink& irqs() override { return irqs_; }
-  void attach(memory::AddressSpace& memory, memory::AddressSpace& io) override REQUIRES(bql);
+  Result<void> attach(memory::AddressSpace& memory, memory::AddressSpace& io) override
+      REQUIRES(bql);
   Result<void> create_vcpus(const SmpConfig& smp, VcpuEvents& events) override REQUIRES(bql);
   void hold_vcpus() override REQUIRES(bql);
   void pause_vcpus() override REQUIRES(bql);

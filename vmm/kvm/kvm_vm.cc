@@ -62,14 +62,13 @@ Result<std::unique_ptr<KvmVm>> KvmVm::create() {
   Fd machine(TRY(KVM_IOCTL(device.get(), KVM_CREATE_VM, 0)));
   std::unique_ptr<KvmVm> vm(
       new KvmVm(std::move(device), std::move(machine), static_cast<size_t>(run_size)));
-  TRY(vm->create_irqchip());
+  uint64_t identity_map = pc::kKvmPages.value;
+  TRY(KVM_IOCTL(vm->fd(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map));
+  TRY(KVM_IOCTL(vm->fd(), KVM_SET_TSS_ADDR, pc::kKvmPages.value + 4096));
   return vm;
 }
 
 Result<void> KvmVm::create_irqchip() {
-  uint64_t identity_map = pc::kKvmPages.value;
-  TRY(KVM_IOCTL(fd(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map));
-  TRY(KVM_IOCTL(fd(), KVM_SET_TSS_ADDR, pc::kKvmPages.value + 4096));
   TRY(KVM_IOCTL(fd(), KVM_CREATE_IRQCHIP, 0));
   kvm_pit_config pit{};
   pit.flags = KVM_PIT_SPEAKER_DUMMY;  // port 0x61 belongs to the PIT

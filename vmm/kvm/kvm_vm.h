@@ -12,7 +12,7 @@
 
 namespace rhea::vmm {
 
-/// The /dev/kvm and VM descriptors with the in-kernel irqchip and PIT.
+/// The /dev/kvm and VM descriptors, and the in-kernel irqchip and PIT once they are made.
 ///
 /// Thread: creation on main; the ioctls may be called by any thread.
 /// Errors of create(): /dev/kvm missing or forbidden, a wrong API version, a missing capability,
@@ -20,6 +20,8 @@ namespace rhea::vmm {
 class KvmVm {
  public:
   static Result<std::unique_ptr<KvmVm>> create();
+  /// The PIC, the IOAPIC and the PIT; vCPUs made from here on have a LAPIC each.
+  Result<void> create_irqchip();
 
   int fd() const noexcept { return vm_.get(); }
   int device_fd() const noexcept { return device_.get(); }
@@ -41,7 +43,6 @@ class KvmVm {
  private:
   KvmVm(Fd device, Fd vm, size_t run_size_bytes)
       : device_(std::move(device)), vm_(std::move(vm)), run_size_bytes_(run_size_bytes) {}
-  Result<void> create_irqchip();
 
   struct PowerOnIrqchip {
     kvm_irqchip chips[3];
