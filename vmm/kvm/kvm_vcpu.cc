@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <span>
 
 #include "util/log.h"
 #include "vmm/kvm/kvm_array.h"
@@ -16,6 +18,7 @@ namespace {
 constexpr uint32_t kMsrTsc = 0x10;          // [SDM vol. 4, IA32_TIME_STAMP_COUNTER]
 constexpr uint32_t kMsrMiscEnable = 0x1a0;  // [SDM vol. 4, IA32_MISC_ENABLE]
 constexpr uint64_t kFastStrings = 1;
+constexpr size_t kMaxMsrsAtOnce = 256;  // KVM refuses more in a call
 
 Result<std::vector<uint32_t>> msr_indices(int kvm_device_fd) {
   KvmMsrList probe(0);  // E2BIG, and the count that would fit
@@ -27,13 +30,23 @@ Result<std::vector<uint32_t>> msr_indices(int kvm_device_fd) {
   return std::vector<uint32_t>(list.elements().begin(), list.elements().end());
 }
 
-/// Reads or sets one register: false if KVM does not take it.
-bool transfer_msr(int vcpu_fd, unsigned long request, kvm_msr_entry& entry) {
-  KvmMsrArray one(1);
-  one.elements().front() = entry;
-  if (::ioctl(vcpu_fd, request, one.get()) != 1) return false;
-  entry = one.elements().front();
-  return true;
+/// Reads or sets registers; returns those that KVM took. A call stops at the first register that it
+/// does not take, and the next goes on behind that one.
+std::vector<kvm_msr_entry> transfer_msrs(int vcpu_fd, unsigned long request,
+                                         std::span<const kvm_msr_entry> entries) {
+  std::vector<kvm_msr_entry> taken;
+  while (!entries.empty()) {
+    KvmMsrArray batch(std::min(entries.size(), kMaxMsrsAtOnce));
+    std::ranges::copy(entries.first(batch.count()), batch.elements().begin());
+    const auto count = static_cast<size_t>(std::max(0, ::ioctl(vcpu_fd, request, batch.get())));
+    std::ranges::copy(batch.elements().first(count), std::back_inserter(taken));
+    entries = entries.subspan(count);
+    if (count == batch.count()) continue;
+    RHEA_LOG(kVmm, kDebug, "KVM can not {} msr {:#x}", request == kKvmGetMsrs ? "read" : "set",
+             entries.front().index);
+    entries = entries.subspan(1);
+  }
+  return taken;
 }
 
 kvm_segment to_kvm(const SegmentState& segment) {
@@ -68,8 +81,9 @@ Result<std::unique_ptr<KvmVcpu>> KvmVcpu::create(const KvmVm& vm, uint32_t apic_
   std::unique_ptr<KvmVcpu> vcpu(
       new KvmVcpu(std::move(fd), static_cast<kvm_run*>(run), vm.run_size_bytes()));
   TRY(set_cpuid(vcpu->fd(), cpuid));
-  kvm_msr_entry misc{.index = kMsrMiscEnable, .reserved = 0, .data = kFastStrings};
-  transfer_msr(vcpu->fd(), kKvmSetMsrs, misc);  // a hint: without it guests are merely slower
+  // A hint: without it guests are merely slower.
+  const kvm_msr_entry misc{.index = kMsrMiscEnable, .reserved = 0, .data = kFastStrings};
+  transfer_msrs(vcpu->fd(), kKvmSetMsrs, {&misc, 1});
   TRY(vcpu->save_power_on(vm));
   return vcpu;
 }
@@ -90,13 +104,14 @@ Result<void> KvmVcpu::save_power_on(const KvmVm& vm) {
 }
 
 Result<void> KvmVcpu::save_msrs(const KvmVm& vm) {
+  std::vector<kvm_msr_entry> entries;
   for (const uint32_t index : TRY(msr_indices(vm.device_fd()))) {
     // The TSC is left alone: setting it vCPU by vCPU would pull them apart, and no guest relies on
     // its value at reset.
     if (index == kMsrTsc) continue;
-    kvm_msr_entry entry{.index = index, .reserved = 0, .data = 0};
-    if (transfer_msr(fd(), kKvmGetMsrs, entry)) power_on_.msrs.push_back(entry);
+    entries.push_back({.index = index, .reserved = 0, .data = 0});
   }
+  power_on_.msrs = transfer_msrs(fd(), kKvmGetMsrs, entries);
   return ok();
 }
 
@@ -109,11 +124,7 @@ Result<void> KvmVcpu::reset() {
   TRY(KVM_IOCTL(fd(), KVM_SET_DEBUGREGS, &power_on_.debugregs));
   TRY(KVM_IOCTL(fd(), KVM_SET_LAPIC, &power_on_.lapic));
   TRY(KVM_IOCTL(fd(), KVM_SET_VCPU_EVENTS, &power_on_.events));
-  for (kvm_msr_entry entry : power_on_.msrs) {
-    if (!transfer_msr(fd(), kKvmSetMsrs, entry)) {
-      RHEA_LOG(kVmm, kDebug, "msr {:#x} can be read but not set", entry.index);
-    }
-  }
+  transfer_msrs(fd(), kKvmSetMsrs, power_on_.msrs);
   return ok();
 }
 
