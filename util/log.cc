@@ -1,12 +1,18 @@
 #include "util/log.h"
 
-#include <spdlog/sinks/basic_file_sink.h>
+#include <fcntl.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <array>
+#include <cerrno>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <utility>
+
+#include "util/fd.h"
 
 namespace rhea {
 namespace {
@@ -15,6 +21,24 @@ constexpr std::array<std::string_view, kLogFolders> kFolderNames{"util",    "mem
                                                                  "devices", "migration", "vmm"};
 constexpr std::array<std::string_view, 6> kLevelNames{"trace", "debug", "info",
                                                       "warn",  "error", "off"};
+
+/// A file, one write for each line. spdlog's own sink makes the folders that are missing on the way
+/// to the file, and whoever mistypes a path would get a tree of them instead of an error.
+class FileSink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit FileSink(Fd file) : file_(std::move(file)) {}
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    // A full disk is no reason to end the machine, and there is nowhere else to tell of it.
+    static_cast<void>(write_all(file_.get(), std::string_view(line.data(), line.size())));
+  }
+  void flush_() override {}
+
+  const Fd file_;
+};
 
 using Loggers = std::array<std::shared_ptr<spdlog::logger>, kLogFolders>;
 
@@ -101,11 +125,10 @@ Result<void> apply_log_spec(std::string_view spec) {
 }
 
 Result<void> log_to_file(const std::string& path) {
-  try {
-    loggers() = make_loggers(std::make_shared<spdlog::sinks::basic_file_sink_mt>(path));
-  } catch (const spdlog::spdlog_ex& e) {
-    return fail(ErrorKind::kIo, "cannot open log file '{}': {}", path, e.what());
-  }
+  constexpr mode_t kMode = 0666;
+  Fd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, kMode));
+  if (!file) return fail_errno(errno, "cannot open the log file");
+  loggers() = make_loggers(std::make_shared<FileSink>(std::move(file)));
   return ok();
 }
 

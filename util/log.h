@@ -46,7 +46,8 @@ void set_log_level(LogFolder folder, LogLevel level) noexcept;
 /// bare folder name for "folder=trace". Errors: kInvalidArgument naming the bad item.
 Result<void> apply_log_spec(std::string_view spec);
 
-/// Sends the log to a file instead of stderr (`-D`). Errors: the file can not be opened.
+/// Sends the log to the end of a file instead of stderr (`-D`). Before other threads log.
+/// Errors: the file can not be opened; its folder is not made.
 Result<void> log_to_file(const std::string& path);
 
 }  // namespace rhea

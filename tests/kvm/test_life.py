@@ -232,3 +232,14 @@ def test_an_internal_error_is_reported_and_survived(guest):
         assert status(monitor) == "prelaunch"
     monitor.execute("quit")
     assert process.wait() == 0
+
+
+def test_the_log_goes_to_the_end_of_a_file(guest, tmp_path):
+    log = tmp_path / "log"
+    log.write_text("what was there\n")
+    process, monitor = guest.with_qmp("hello", "-S", "-d", "vmm=trace", "-D", str(log))
+    quit_cleanly(process, monitor)
+    first, *lines = log.read_text().splitlines()
+    assert first == "what was there"
+    assert any(line.startswith("rhea: T vmm: kvm_slot_add ") for line in lines), lines
+    assert all(line.startswith("rhea: ") for line in lines), lines

@@ -78,6 +78,8 @@ BOOT = ["-nodefaults", "-m", "64", "-serial", "null"]
     (["-pidfile", "{below}"], "No such file or directory"),
     (["-pidfile", "{dir}"], ""),
     (["-pidfile", "/proc/version"], "-pidfile /proc/version: "),
+    (["-D", "{below}"], "-D {below}: cannot open the log file: No such file or directory"),
+    (["-D", "{dir}"], "-D {dir}: cannot open the log file: Is a directory"),
     (["-qmp", "unix:{below},server=on,wait=off"], "No such file or directory"),
     (["-qmp", "unix:{missing}"], "No such file or directory"),
     (["-qmp", "unix:{text},server=on,wait=off"], "it exists and is no socket"),
@@ -95,6 +97,7 @@ def test_a_bad_line_is_one_clear_line(guest, files, words, reason):
         boot = BOOT
     filled = [word.format(**files) if "{" in word else word for word in words]
     assert reason.format(**files) in refused(guest, *boot, *filled)
+    assert not pathlib.Path(files["missing"]).exists()
 
 
 def test_a_machine_with_nothing_to_boot_is_refused(guest):
