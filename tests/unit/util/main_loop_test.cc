@@ -304,7 +304,7 @@ TEST_CASE("MainLoop: sleeps for a timer to the nanosecond, and not by spinning",
   CHECK(least_late < 500us);
 }
 
-TEST_CASE("MainLoop: misuse aborts", "[main_loop][death]") {
+TEST_CASE("MainLoop: a context polled out of its turn aborts", "[main_loop][death]") {
   auto loop = make_loop();
   SECTION("the service context is polled by the main loop alone") {
     CHECK(test::dies([&] {
@@ -324,6 +324,10 @@ TEST_CASE("MainLoop: misuse aborts", "[main_loop][death]") {
       loop->block().poll(PollMode::kNonBlocking);
     }));
   }
+}
+
+TEST_CASE("MainLoop: a turn where none may be aborts", "[main_loop][death]") {
+  auto loop = make_loop();
   const auto turn_dies = [&](auto setting) {
     return test::dies([&] {
       BqlGuard guard;
