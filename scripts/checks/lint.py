@@ -1,6 +1,6 @@
 """Rules of the tree that no compiler checks. `python3 -m scripts.checks.lint RULE` runs one.
 
-Rules: format, budgets, includes, commits.
+Rules: format, budgets, includes, errors, commits.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import pathlib
 import re
 import subprocess
 import sys
+from typing import Callable
 
+from . import cpp
 from .steps import ROOT
 
 FOLDERS = ["util", "memory", "block", "devices", "migration", "vmm"]
-CC_LINES, H_LINES, COLUMNS = 500, 250, 100
+CC_LINES, H_LINES, FUNCTION_LINES = 500, 250, 60
 COMMIT_TITLE = re.compile(r"^[a-z][a-z/, _.-]*: [A-Z][^\n]{2,}[^.\n]$")
 COMMIT_COLUMNS = 100
 
@@ -39,15 +41,37 @@ def check_format() -> list[str]:
     return done.stderr.splitlines()[:40] if done.returncode else []
 
 
+def file_over_budget(name: str, text: str) -> list[str]:
+    lines = text.count("\n")
+    limit = CC_LINES if name.endswith(".cc") else H_LINES
+    return [f"{name}: {lines} lines, the budget is {limit}"] if lines > limit else []
+
+
+def functions_over_budget(name: str, text: str) -> list[str]:
+    return [f"{name}:{function.line}: {function.name}() has {function.lines} lines, the budget is "
+            f"{FUNCTION_LINES}"
+            for function in cpp.functions(text) if function.lines > FUNCTION_LINES]
+
+
+def leaks_by_try(name: str, text: str) -> list[str]:
+    """`new T(TRY(..))` takes the memory first and returns without it. An owner goes with its scope."""
+    return [f"{name}:{line}: TRY() among the arguments of new leaks: bind its value to a variable first"
+            for line in cpp.new_with(text, "TRY")]
+
+
+def problems_of(*rules: Callable[[str, str], list[str]]) -> list[str]:
+    """What the rules say about every source: they take its name and its text."""
+    return [problem for path in sources() for rule in rules
+            for problem in rule(str(path.relative_to(ROOT)), path.read_text())]
+
+
 def check_budgets() -> list[str]:
-    """Files that stay readable: see the house style."""
-    problems = []
-    for path in sources():
-        lines = path.read_text().count("\n")
-        limit = CC_LINES if path.suffix == ".cc" else H_LINES
-        if lines > limit:
-            problems.append(f"{path.relative_to(ROOT)}: {lines} lines, the budget is {limit}")
-    return problems
+    """Files and functions that stay readable: see the house style."""
+    return problems_of(file_over_budget, functions_over_budget)
+
+
+def check_errors() -> list[str]:
+    return problems_of(leaks_by_try)
 
 
 def check_includes() -> list[str]:
@@ -87,7 +111,7 @@ def check_commits() -> list[str]:
 
 
 RULES = {"format": check_format, "budgets": check_budgets, "includes": check_includes,
-         "commits": check_commits}
+         "errors": check_errors, "commits": check_commits}
 
 
 def main() -> int:

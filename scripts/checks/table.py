@@ -30,6 +30,7 @@ BUILDS = {
              {"TSAN_OPTIONS": "halt_on_error=0:exitcode=66:second_deadlock_stack=1"}),
 }
 UNIT_FOLDERS = ["util", "memory", "block", "devices", "vmm"]
+LINTS = ["format", "budgets", "includes", "errors", "commits"]
 FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf"]
 FULL = {"RHEA_TEST_SIZE": "full"}
 
@@ -97,7 +98,7 @@ def compile_check(what: str) -> Step:
 
 
 def quick() -> list[Step]:
-    return [lint("format"), lint("budgets"), lint("includes"), lint("commits"), build("release"),
+    return [*map(lint, LINTS), build("release"),
             *(unit(folder, "release", {}) for folder in UNIT_FOLDERS), models(),
             pytest("layering", "release", {}), pytest("qtest", "release", {}),
             compile_check("tsa")]
@@ -105,7 +106,7 @@ def quick() -> list[Step]:
 
 def default() -> list[Step]:
     # The lab is one core of emulation for minutes: it starts as soon as there is a binary.
-    first = [lint("format"), lint("budgets"), lint("includes"), lint("commits"), build("release"),
+    first = [*map(lint, LINTS), build("release"),
              pytest("lab", "release", {}, time_limit_s=2400)]
     rest = [step for step in quick() if step.name not in {s.name for s in first}]
     sanitized = [build("asan"), build("tsan")]
