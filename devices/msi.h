@@ -29,7 +29,7 @@ class MsiVector {
   virtual void signal() noexcept = 0;
   /// Signals, those that came while disconnected included (once), go to `message` from here on.
   /// Connected already: from the old message to the new, and none is lost.
-  /// Errors: kResource, the host has no more interrupt routes.
+  /// Errors: `message` is not an interrupt here, or the host refuses; it is disconnected then.
   virtual Result<void> connect(const MsiMessage& message) REQUIRES(bql) = 0;
   virtual void disconnect() REQUIRES(bql) = 0;
   /// Whether a signal came that was not delivered, while disconnected.
@@ -39,11 +39,13 @@ class MsiVector {
 };
 
 /// The machine's side: KVM routes and irqfds; under qtest, stores through the address space.
-/// Thread: BQL. Invariants: outlives its vectors.
+/// Thread: BQL. Invariants: outlives its vectors, which are destroyed under the BQL too.
 class MsiRouter {
  public:
   virtual ~MsiRouter() = default;
-  /// A vector that is not connected. Errors: the host has no descriptor.
+  /// A vector that is not connected, with all that it needs to be: a device that has got its
+  /// vectors does not run out later. Errors: kResource, the host has no descriptor or no more
+  /// interrupt routes.
   virtual Result<std::unique_ptr<MsiVector>> add_vector() REQUIRES(bql) = 0;
 };
 

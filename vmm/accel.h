@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "devices/irq.h"
+#include "devices/msi.h"
 #include "memory/address_space.h"
 #include "util/bql.h"
 #include "util/error.h"
@@ -33,6 +34,8 @@ class Accel {
   virtual ~Accel() = default;
 
   virtual devices::IrqSink& irqs() = 0;
+  /// Its vectors are gone before it goes.
+  virtual devices::MsiRouter& msi() = 0;
   /// Follows the two address spaces from here on. irqs() takes levels once this has returned, so
   /// RAM stands in `memory` before the call and devices come after it.
   virtual Result<void> attach(memory::AddressSpace& memory, memory::AddressSpace& io)

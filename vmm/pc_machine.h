@@ -12,6 +12,7 @@
 #include "devices/debug_console.h"
 #include "devices/i8042.h"
 #include "devices/irq.h"
+#include "devices/msi.h"
 #include "devices/pci_bus.h"
 #include "devices/pci_host.h"
 #include "devices/port92.h"
@@ -43,6 +44,7 @@ class PcMachine {
   /// What the board is wired to; all outlive it.
   struct Wiring {
     devices::IrqSink& irqs;
+    devices::MsiRouter& msi;
     MachineRequests& requests;
     TimerList& vm_timers;
     const Clock& utc;

@@ -5,16 +5,22 @@
 
 #include "vmm/accel.h"
 #include "vmm/qtest_irq.h"
+#include "vmm/qtest_msi.h"
 
 namespace rhea::vmm {
 
 /// See Accel. There are no vCPUs, so holding and pausing them is done at once.
 class QtestAccel final : public Accel {
  public:
+  /// `service` is main's service context.
+  explicit QtestAccel(AioContext& service) : msi_(service) {}
+
   devices::IrqSink& irqs() override { return irqs_; }
+  devices::MsiRouter& msi() override { return msi_; }
   IrqInterceptor& interceptor() noexcept { return irqs_; }
 
-  Result<void> attach(memory::AddressSpace&, memory::AddressSpace&) override REQUIRES(bql) {
+  Result<void> attach(memory::AddressSpace& memory, memory::AddressSpace&) override REQUIRES(bql) {
+    msi_.attach(memory);
     return ok();
   }
   Result<void> create_vcpus(const SmpConfig&, VcpuEvents&) override REQUIRES(bql) { return ok(); }
@@ -28,6 +34,7 @@ class QtestAccel final : public Accel {
 
  private:
   QtestIrqController irqs_;
+  QtestMsi msi_;
 };
 
 }  // namespace rhea::vmm

@@ -126,7 +126,7 @@ class Process {
     clock_ = std::make_unique<VmClock>(
         host_clock_, qtest ? VmClock::Mode::kStepped : VmClock::Mode::kFollowsHost);
     if (qtest) {
-      auto accel = std::make_unique<QtestAccel>();
+      auto accel = std::make_unique<QtestAccel>(loop_->service());
       interceptor_ = &accel->interceptor();
       accel_ = std::move(accel);
     } else {
@@ -142,6 +142,7 @@ class Process {
     }
     devices::CharBackend* debug = config_.debug_console ? chardev(*config_.debug_console) : nullptr;
     machine_ = TRY(PcMachine::create(config_, PcMachine::Wiring{.irqs = accel_->irqs(),
+                                                                .msi = accel_->msi(),
                                                                 .requests = *vm_,
                                                                 .vm_timers = *timers_,
                                                                 .utc = utc_clock_,

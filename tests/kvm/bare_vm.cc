@@ -28,6 +28,11 @@ std::shared_ptr<memory::RamBlock> make_ram() {
   return MUST(memory::RamBlock::create(config));
 }
 
+std::unique_ptr<vmm::KvmAccel> make_accel() {
+  const BqlGuard guard;
+  return MUST(vmm::KvmAccel::create());
+}
+
 vmm::SmpConfig smp_of(size_t cpus) {
   const auto count = static_cast<unsigned>(cpus);
   return {.cpus = count, .max_cpus = count, .sockets = 1, .cores = count, .threads = 1};
@@ -38,7 +43,7 @@ vmm::SmpConfig smp_of(size_t cpus) {
 BareVm::BareVm(const std::vector<GuestCode>& codes)
     : codes_(codes),
       ram_block_(make_ram()),
-      accel_(MUST(vmm::KvmAccel::create())),
+      accel_(make_accel()),
       memory_root_("memory", kGuestSpace),
       io_root_("io", kIoSpace),
       ram_("ram", ram_block_) {

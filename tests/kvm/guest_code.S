@@ -9,6 +9,7 @@
 .set FAST, 0x5030
 .set EJECT, 0x5040
 .set VECTOR, 0x31
+.set LOW_VECTOR, 0x21
 .set IOAPIC_PIN, 5
 
 .macro blob name
@@ -33,12 +34,10 @@ blob code_doorbells
     jmp 2b
 code_doorbells_end:
 
-/* Answers each interrupt on the IOAPIC's pin with a doorbell, for ever. */
-blob code_interrupts
-    movl $STACK, %esp
-    leaq handler(%rip), %rax
-    movl $IDT + 16 * VECTOR, %edi
-    movw %ax, (%rdi)                  /* [SDM vol. 3, 6.14.1 64-bit IDT gates] */
+.macro gate vector handler            /* [SDM vol. 3, 6.14.1 64-bit IDT gates] */
+    leaq \handler(%rip), %rax
+    movl $IDT + 16 * \vector, %edi
+    movw %ax, (%rdi)
     movw $0x10, 2(%rdi)               /* the code segment that the vCPU starts with */
     movw $0x8e00, 4(%rdi)
     shrq $16, %rax
@@ -46,6 +45,14 @@ blob code_interrupts
     shrq $16, %rax
     movl %eax, 8(%rdi)
     movl $0, 12(%rdi)
+.endm
+
+/* Answers each interrupt of VECTOR, and of the IOAPIC's pin, with a doorbell, for ever. LOW_VECTOR, which comes
+ * when none of them is left, is answered with DONE. */
+blob code_interrupts
+    movl $STACK, %esp
+    gate VECTOR, handler
+    gate LOW_VECTOR, low_handler
     subl $10, %esp
     movw $0xfff, (%rsp)
     movq $IDT, 2(%rsp)
@@ -70,6 +77,12 @@ handler:
     movw $DOORBELL, %dx
     outl %eax, %dx
     movl $0xfee000b0, %ebx            /* EOI */
+    movl $0, (%rbx)
+    iretq
+low_handler:
+    movw $DONE, %dx
+    outl %eax, %dx
+    movl $0xfee000b0, %ebx
     movl $0, (%rbx)
     iretq
 code_interrupts_end:

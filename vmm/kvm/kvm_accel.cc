@@ -19,6 +19,11 @@ constexpr int kDoorbellsPriority = 20;
 
 }  // namespace
 
+KvmAccel::KvmAccel(std::unique_ptr<KvmVm> vm)
+    : vm_(std::move(vm)),
+      irqs_(vm_->fd(), static_cast<unsigned>(vm_->capability(KVM_CAP_IRQ_ROUTING))),
+      msi_(irqs_) {}
+
 Result<std::unique_ptr<KvmAccel>> KvmAccel::create() {
   std::unique_ptr<KvmVm> vm = TRY(KvmVm::create());
   install_kick_signal();

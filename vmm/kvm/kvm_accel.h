@@ -8,6 +8,7 @@
 
 #include "vmm/accel.h"
 #include "vmm/kvm/kvm_irqs.h"
+#include "vmm/kvm/kvm_msi.h"
 #include "vmm/kvm/kvm_vm.h"
 #include "vmm/kvm/vcpu_thread.h"
 
@@ -18,10 +19,11 @@ namespace rhea::vmm {
 class KvmAccel final : public Accel {
  public:
   /// Errors: see KvmVm::create().
-  static Result<std::unique_ptr<KvmAccel>> create();
+  static Result<std::unique_ptr<KvmAccel>> create() REQUIRES(bql);
   ~KvmAccel() override;
 
   devices::IrqSink& irqs() override { return irqs_; }
+  devices::MsiRouter& msi() override { return msi_; }
   Result<void> attach(memory::AddressSpace& memory, memory::AddressSpace& io) override
       REQUIRES(bql);
   Result<void> create_vcpus(const SmpConfig& smp, VcpuEvents& events) override REQUIRES(bql);
@@ -38,11 +40,12 @@ class KvmAccel final : public Accel {
   VcpuThread& vcpu_thread(size_t index) { return *threads_.at(index); }
 
  private:
-  explicit KvmAccel(std::unique_ptr<KvmVm> vm) : vm_(std::move(vm)), irqs_(vm_->fd()) {}
+  explicit KvmAccel(std::unique_ptr<KvmVm> vm);
   bool all_stand_still() const REQUIRES(bql);
 
   const std::unique_ptr<KvmVm> vm_;
   KvmIrqs irqs_;
+  KvmMsi msi_;
   memory::AddressSpace* memory_ = nullptr;
   memory::AddressSpace* io_ = nullptr;
   SmpConfig smp_;
