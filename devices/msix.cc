@@ -83,9 +83,12 @@ void Msix::update(Entry& entry) {
                            .data = entry.data};
   const auto connected = entry.vector->connect(message);
   entry.connected = connected.has_value();
-  if (!connected) {
-    RHEA_LOG(kDevices, kWarn, "an interrupt can not be delivered: {}", connected.error().message());
+  if (connected) return;
+  if (connected.error().kind() == ErrorKind::kInvalidArgument) {
+    // Wherever it points, it is the guest's choice, and it may choose as often as it likes.
+    return errors_.report(GuestError::kBadValue, message.address, message.data);
   }
+  RHEA_LOG(kDevices, kWarn, "an interrupt can not be delivered: {}", connected.error().message());
 }
 
 uint32_t Msix::read_table(uint64_t offset) const {
