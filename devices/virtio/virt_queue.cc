@@ -102,6 +102,7 @@ std::byte* VirtqElement::take_last_writable() {
   iovec& last = pieces_[first_readable_ + readable_pieces_ + writable_pieces_ - 1];
   --last.iov_len;
   if (last.iov_len == 0) --writable_pieces_;
+  took_last_ = true;
   return static_cast<std::byte*>(last.iov_base) + last.iov_len;
 }
 
@@ -195,19 +196,19 @@ bool VirtQueue::take_chain(VirtqElement& element) {
   element.first_readable_ = 0;
   element.readable_pieces_ = element.writable_pieces_ = element.write_ranges_ = 0;
   element.readable_bytes_ = element.writable_bytes_ = 0;
+  element.took_last_ = false;
   uint32_t budget = config_.size;  // descriptors, so that a loop ends
-  return walk(element, {rings_.descriptors, config_.size}, head, budget);
+  return walk(element, {Table::Kind::kRing, rings_.descriptors, config_.size}, head, budget);
 }
 
 bool VirtQueue::walk(VirtqElement& element, Table table, uint16_t index, uint32_t& budget) {
-  const bool is_ring = table.base == rings_.descriptors;
   for (;;) {
     if (index >= table.entries) return fail("a descriptor is outside its table");
     if (budget-- == 0) return fail("a chain is longer than the queue, or a loop");
     const VirtqDesc desc = copy_desc(table.base + sizeof(VirtqDesc) * uint64_t{index});
     if (has(desc, VirtqDescFlag::kIndirect)) {
       // [virtio-1.2 2.7.5.3.1]
-      if (!is_ring) return fail("an indirect table inside another");
+      if (table.kind == Table::Kind::kIndirect) return fail("an indirect table inside another");
       if (!indirect()) return fail("an indirect table that was not negotiated");
       if (has(desc, VirtqDescFlag::kNext))
         return fail("an indirect table in the middle of a chain");
@@ -230,8 +231,9 @@ bool VirtQueue::take_indirect(const VirtqDesc& desc, VirtqElement& element, uint
   const auto mapped =
       view_->pin.map(GuestAddr{desc.address}, bytes, Access::kRead, std::span(&piece, 1));
   if (!mapped || piece.iov_len != bytes) return fail("an indirect table that is not in RAM");
-  budget = config_.size;
-  return walk(element, {static_cast<const std::byte*>(piece.iov_base), used}, 0, budget);
+  ++budget;  // the one that led here is not part of the chain
+  const auto* base = static_cast<const std::byte*>(piece.iov_base);
+  return walk(element, {Table::Kind::kIndirect, base, used}, 0, budget);
 }
 
 bool VirtQueue::add_piece(const VirtqDesc& desc, VirtqElement& element) {
@@ -240,6 +242,10 @@ bool VirtQueue::add_piece(const VirtqDesc& desc, VirtqElement& element) {
   if (length == 0) return fail("a descriptor of no bytes");
   // [virtio-1.2 2.7.4.2]
   if (!writes && element.writable_pieces_ != 0) return fail("readable memory after writable");
+  // [virtio-1.2 2.7.5.1]; and the used ring could not tell of more
+  if (element.readable_bytes_ + element.writable_bytes_ + length > UINT32_MAX) {
+    return fail("a chain of more than 4 GiB");
+  }
   const size_t used = element.readable_pieces_ + element.writable_pieces_;
   const auto pieces =
       view_->pin.map(GuestAddr{desc.address}, length, writes ? Access::kWrite : Access::kRead,
@@ -272,6 +278,10 @@ void VirtQueue::push(VirtqElement& element, uint32_t written) {
     const uint32_t part = std::min(left, element.writes_[i].length);
     element.view_->pin.written(GuestAddr{element.writes_[i].address}, part);
     left -= part;
+  }
+  if (element.took_last_) {
+    const VirtqElement::Range& last = element.writes_[element.write_ranges_ - 1];
+    element.view_->pin.written(GuestAddr{last.address + last.length - 1}, 1);
   }
   const uint16_t head = element.head_;
   release(element);

@@ -66,6 +66,7 @@ class VirtqElement {
 
   /// Takes the first `size` bytes, a header that was copied out, off the readable memory; and the
   /// last byte, a status, off the writable: where it is. Both are there (the caller has checked).
+  /// The status counts as written by push(), whatever lies before it.
   void skip_readable(uint64_t size);
   std::byte* take_last_writable();
 
@@ -83,6 +84,7 @@ class VirtqElement {
   size_t readable_pieces_ = 0;
   size_t writable_pieces_ = 0;
   size_t write_ranges_ = 0;
+  bool took_last_ = false;
   uint64_t readable_bytes_ = 0;
   uint64_t writable_bytes_ = 0;
   internal::QueueView* view_ = nullptr;
@@ -145,6 +147,8 @@ class VirtQueue {
   };
   /// A table of descriptors: the queue's, or an indirect one.
   struct Table {
+    enum class Kind : uint8_t { kRing, kIndirect };
+    Kind kind;  // a driver may have an indirect table where the ring's is
     const std::byte* base;
     uint32_t entries;
   };
