@@ -97,8 +97,15 @@ Result<void> Graph::resize(Gs& gs, Node& node, uint64_t bytes) {
     GraphReadGuard reading(co);
     return node.co_resize(co, bytes);
   }));
-  measure(gs, node);
+  measure_below(gs, node);
   return ok();
+}
+
+void Graph::measure_below(Gs& gs, Node& node) noexcept {
+  for (const auto& child : node.children(gs)) {
+    if (Node* below = child->node(gs)) measure_below(gs, *below);
+  }
+  if (node.children(gs).empty()) measure(gs, node);  // and by that what is above
 }
 
 void Graph::measure(Gs& gs, Node& node) noexcept {

@@ -45,11 +45,12 @@ class GraphTransaction {
   void commit(GraphWrite& write) noexcept;
   /// For edges of parents that no request can reach.
   void commit_unreachable() noexcept;
+  /// Where `edge` will lead; null for nowhere.
+  Node* next_of(const Edge& edge) const;
 
  private:
   void apply() noexcept;
   void move(Edge& edge, Node* from, Node* to) noexcept;
-  Node* next_of(const Edge& edge) const;
   const Permissions& next_permissions(const Edge& edge) const;
   std::vector<Edge*> next_parents(Node& node) const;
   Result<void> visit(Node& node, std::vector<Node*>& path, std::vector<Node*>& done) const;
@@ -140,6 +141,8 @@ class Graph {
   void close(Gs& gs, std::unique_ptr<Node> node);
   /// The node has another length or other limits: tells its users.
   void measure(Gs& gs, Node& node) noexcept;
+  /// As measure(), from the bottom: what is below has been resized through it.
+  void measure_below(Gs& gs, Node& node) noexcept;
   void unused(const Node* node) noexcept;  // any thread; the node may be gone
   Error deadline_error(Gs& gs, Nanoseconds deadline);
   void quiesce_all() noexcept;
