@@ -75,6 +75,8 @@ class OpenRequest {
   /// edge belongs to the node. The child takes over what it does not say itself of cache.direct,
   /// cache.no-flush, read-only and discard. Errors: those of the child's driver.
   virtual Result<Edge*> open_child(std::string_view name) = 0;
+  /// Where that edge will lead: a reopen has not moved it yet.
+  virtual Node& child_of(const Edge& edge) = 0;
 };
 
 /// A change of options under way: made by prepare, then exactly one of the two.

@@ -30,6 +30,11 @@ Result<void> take_common(OptionReader& reader, NodeOptions& common) {
   return ok();
 }
 
+Result<void> check_common(const NodeOptions& common) {
+  if (!common.force_share || common.read_only) return ok();
+  return fail(ErrorKind::kInvalidArgument, "force-share=on can only be used with read-only images");
+}
+
 Error unknown_option(const NodeOptions& common, const std::string& key) {
   return fail(ErrorKind::kInvalidArgument, "Block format '{}' does not support the option '{}'",
               common.driver, key);
@@ -50,6 +55,7 @@ class OpenTree final : public OpenRequest {
     common_.node_name = TRY(reader_.take_identifier("node-name"))
     .value_or("");
     TRY(take_common(reader_, common_));
+    TRY(check_common(common_));
     auto driver = make_driver(common_.driver);
     if (driver == nullptr) {
       return fail(ErrorKind::kInvalidArgument, "Unknown driver '{}'", common_.driver);
@@ -66,6 +72,7 @@ class OpenTree final : public OpenRequest {
     if (node_->quiesced_ != 0) node_->driver_->drained_begin();
     if (const auto unused = reader_.first_unused()) return unknown_option(common_, *unused);
     node_->options_ = common_;
+    node_->next_read_only_ = common_.read_only;
     node_->limits_ = node_->driver_->limits(gs_);
     node_->length_ = TRY(node_->driver_->measure(gs_));
     if (graph_.find(gs_, common_.node_name) != nullptr) {  // a child took it
@@ -96,6 +103,7 @@ class OpenTree final : public OpenRequest {
     transaction.commit_unreachable();
     return &edge;
   }
+  Node& child_of(const Edge& edge) override { return *edge.node(gs_); }
 
  private:
   /// The options of a new child; or none, and `child` is the node that they name.
@@ -137,6 +145,7 @@ class ReopenTree final : public OpenRequest {
       return fail(ErrorKind::kInvalidArgument, "Cannot change the option 'driver'");
     }
     TRY(take_common(reader_, common_));
+    TRY(check_common(common_));
     std::unique_ptr<ReopenState> state = TRY(node_.driver_->reopen(gs_, *this));
     if (const auto unused = reader_.first_unused()) return unknown_option(common_, *unused);
     node_.next_read_only_ = common_.read_only;
@@ -170,6 +179,7 @@ class ReopenTree final : public OpenRequest {
     transaction_.set(**edge, other);
     return edge->get();
   }
+  Node& child_of(const Edge& edge) override { return *transaction_.next_of(edge); }
 
  private:
   /// Requests look at the options: they change where none is under way.
