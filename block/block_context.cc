@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "block/graph_lock.h"
+#include "block/internal/registered_file.h"
 #include "util/check.h"
 #include "util/mutex.h"
 
@@ -10,6 +11,7 @@ namespace rhea::block {
 namespace {
 
 Guarded<uint64_t> used_indices{uint64_t{0}};
+std::atomic<uint64_t> next_serial{1};
 
 }  // namespace
 
@@ -28,11 +30,23 @@ Result<std::unique_ptr<BlockContext>> BlockContext::create(AioContext& aio) {
   return context;
 }
 
+BlockContext::BlockContext(AioContext& aio, unsigned index)
+    : aio_(aio),
+      index_(index),
+      serial_(next_serial.fetch_add(1)),
+      ring_slots_(std::make_shared<internal::RingSlots>(aio)) {}
+
 BlockContext::~BlockContext() {
   RHEA_CHECK(first_ == nullptr, "a context goes while it has requests");
+  run_at_home([slots = ring_slots_] { slots->drop_all(); });
   graph_lock.remove_context(*this);
   aio_.set_extension(nullptr);
   used_indices.with([this](uint64_t& used) { used &= ~(uint64_t{1} << index_); });
+}
+
+void BlockContext::run_at_home(std::move_only_function<void()> callback) {
+  if (aio_.is_home()) return callback();
+  aio_.post(std::move(callback));
 }
 
 BlockContext& BlockContext::of(Co& co) {

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "util/aio_context.h"
@@ -21,6 +22,8 @@ namespace internal {
 struct alignas(64) ReaderCell {
   std::atomic<int64_t> readers{0};  // written by the context's home thread alone
 };
+
+class RingSlots;
 
 }  // namespace internal
 
@@ -45,17 +48,26 @@ class BlockContext final : public AioExtension {
   AioContext& aio() noexcept { return aio_; }
   /// Below kMost, for arrays of cells that each context writes its own of.
   unsigned index() const noexcept { return index_; }
+  /// Of no other context, before or after.
+  uint64_t serial() const noexcept { return serial_; }
   internal::ReaderCell& readers() noexcept { return readers_; }
+  internal::RingSlots& ring_slots() noexcept { return *ring_slots_; }
+  /// Any thread, for run_at_home().
+  std::shared_ptr<internal::RingSlots> share_ring_slots() const { return ring_slots_; }
+  /// Calls `callback` on the home thread: at once if this is it. Any thread.
+  void run_at_home(std::move_only_function<void()> callback);
 
   /// The oldest first. Home thread.
   TrackedRequest* oldest_request() noexcept { return first_; }
 
  private:
   friend class TrackedRequest;
-  BlockContext(AioContext& aio, unsigned index) : aio_(aio), index_(index) {}
+  BlockContext(AioContext& aio, unsigned index);
 
   AioContext& aio_;
   const unsigned index_;
+  const uint64_t serial_;
+  const std::shared_ptr<internal::RingSlots> ring_slots_;  // shared with what is posted
   internal::ReaderCell readers_;
   TrackedRequest* first_ = nullptr;
   TrackedRequest* last_ = nullptr;

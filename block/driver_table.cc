@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 
+#include "block/drivers/file.h"
 #include "block/drivers/null_co.h"
+#include "block/drivers/raw.h"
 
 namespace rhea::block {
 namespace {
@@ -14,7 +16,9 @@ std::unique_ptr<BlockDriver> make() {
 }
 
 constexpr std::array kDrivers{
+    DriverRow{File::kName, make<File>},
     DriverRow{NullCo::kName, make<NullCo>},
+    DriverRow{Raw::kName, make<Raw>},
 };
 
 std::span<const DriverRow> extra_drivers;
