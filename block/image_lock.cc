@@ -153,11 +153,13 @@ Result<void> ImageLock::take(const Bytes& wanted) {
 
 Result<void> ImageLock::ask(const Bytes& wanted) const {
   for (int bit = 0; bit < kPermissions; ++bit) {
-    if (has_bit(wanted.unshared, bit) && TRY(find_lock(fd_, kTakenBase + bit)).has_value()) {
-      return refused(kTakenBase + bit, fmt::format("\"{}\"", name_of(bit)));
-    }
     if (has_bit(wanted.taken, bit) && TRY(find_lock(fd_, kUnsharedBase + bit)).has_value()) {
-      return refused(kUnsharedBase + bit, fmt::format("shared \"{}\"", name_of(bit)));
+      return refused(kUnsharedBase + bit, fmt::format("\"{}\"", name_of(bit)));
+    }
+  }
+  for (int bit = 0; bit < kPermissions; ++bit) {
+    if (has_bit(wanted.unshared, bit) && TRY(find_lock(fd_, kTakenBase + bit)).has_value()) {
+      return refused(kTakenBase + bit, fmt::format("shared \"{}\"", name_of(bit)));
     }
   }
   return ok();
@@ -193,14 +195,14 @@ void ImageLock::abort() noexcept { keep_only(agreed_); }
 
 Result<void> ImageLock::copy_to(int fd) const {
   ImageLock copy(fd, path_);
-  return copy.take(agreed_);
+  return copy.take(held_);
 }
 
 void ImageLock::move_to(int fd) noexcept {
-  const Bytes held = held_;
   keep_only({});
   fd_ = fd;
-  held_ = held;
+  held_ = {.taken = 0xf, .unshared = 0xf};  // at most
+  keep_only(agreed_);
 }
 
 void ImageLock::release() noexcept {

@@ -39,10 +39,10 @@ class ImageLock {
   void commit(const Permissions& needs) noexcept;
   void abort() noexcept;
 
-  /// Announces on another open description of the same image what is announced on this one; the
-  /// others need not be asked again.
+  /// Announces on another open description of the same image what is announced on this one, after
+  /// prepare(), which would find the other in the way. Nobody is asked again.
   Result<void> copy_to(int fd) const;
-  /// That description takes over, and the locks on the old one end.
+  /// That description takes over, after commit(), and the locks on the old one end.
   void move_to(int fd) noexcept;
   void release() noexcept;
 

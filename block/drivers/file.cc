@@ -69,7 +69,11 @@ void File::close(Gs&) noexcept {
 class File::Reopen final : public ReopenState {
  public:
   Reopen(File& driver, Options options, Opened opened)
-      : driver_(driver), options_(std::move(options)), opened_(std::move(opened)) {}
+      : driver_(driver), options_(std::move(options)), opened_(std::move(opened)) {
+    driver_.reopening_ = this;
+  }
+  ~Reopen() override { driver_.reopening_ = nullptr; }
+  int fd() const noexcept { return opened_.io->fd(); }
   void commit(GraphWrite&) noexcept override {
     if (driver_.lock_) driver_.lock_->move_to(opened_.io->fd());
     std::swap(driver_.opened_, opened_);
@@ -99,7 +103,6 @@ Result<std::unique_ptr<ReopenState>> File::reopen(Gs&, OpenRequest& request) {
   if (!opened.file.is_same_file(opened_.file)) {
     return fail(ErrorKind::kBusy, "'{}' is another file now", options.filename);
   }
-  if (lock_) TRY(lock_->copy_to(opened.io->fd()));
   return std::make_unique<Reopen>(*this, std::move(options), std::move(opened));
 }
 
@@ -109,7 +112,12 @@ Permissions File::locked(const Permissions& needs) const {
 }
 
 Result<void> File::prepare_permissions(Gs&, const Permissions& needs) {
-  return lock_ ? lock_->prepare(locked(needs)) : ok();
+  if (!lock_) return ok();
+  TRY(lock_->prepare(locked(needs)));
+  if (reopening_ == nullptr) return ok();
+  auto copied = lock_->copy_to(reopening_->fd());
+  if (!copied) lock_->abort();
+  return copied;
 }
 
 void File::commit_permissions(Gs&, const Permissions& needs) noexcept {

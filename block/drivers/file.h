@@ -92,6 +92,7 @@ class File final : public BlockDriver {
   Options options_;
   Opened opened_;  // changes in write sections
   std::optional<ImageLock> lock_;
+  const Reopen* reopening_ = nullptr;  // main: from its making until its end
   std::atomic<bool> can_zero_range_{true};
   std::atomic<bool> can_punch_{true};
   CoMutex flushing_;
