@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 
+#include "block/drivers/blkdebug.h"
 #include "block/drivers/file.h"
 #include "block/drivers/null_co.h"
 #include "block/drivers/raw.h"
+#include "block/drivers/throttle.h"
 
 namespace rhea::block {
 namespace {
@@ -16,9 +18,9 @@ std::unique_ptr<BlockDriver> make() {
 }
 
 constexpr std::array kDrivers{
-    DriverRow{File::kName, make<File>},
-    DriverRow{NullCo::kName, make<NullCo>},
-    DriverRow{Raw::kName, make<Raw>},
+    DriverRow{Blkdebug::kName, make<Blkdebug>}, DriverRow{File::kName, make<File>},
+    DriverRow{NullCo::kName, make<NullCo>},     DriverRow{Raw::kName, make<Raw>},
+    DriverRow{Throttle::kName, make<Throttle>},
 };
 
 std::span<const DriverRow> extra_drivers;

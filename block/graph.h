@@ -15,6 +15,7 @@
 #include "block/block_context.h"
 #include "block/drain.h"
 #include "block/node.h"
+#include "block/throttle_group.h"
 #include "util/error.h"
 #include "util/main_loop.h"
 #include "util/options.h"
@@ -84,6 +85,7 @@ class Graph {
   MainLoop& loop() noexcept { return loop_; }
   ThreadPool& pool() noexcept { return pool_; }
   BlockContext& main_context() noexcept { return *main_context_; }
+  ThrottleGroups& throttle_groups() noexcept { return throttle_groups_; }
 
   /// Opens the tree that `options` describe ("driver" and the driver's own; "node-name"). The user
   /// holds the node from here until del(). Stalls nobody: nothing reaches a new tree.
@@ -153,6 +155,7 @@ class Graph {
   MainLoop& loop_;
   ThreadPool& pool_;
   std::unique_ptr<BlockContext> main_context_;
+  ThrottleGroups throttle_groups_;
   std::map<std::string, Node*, std::less<>> by_name_;
   std::vector<Node*> all_;
   std::vector<NodeRef> users_;  // what add() made

@@ -109,6 +109,25 @@ Result<std::optional<OptionReader>> OptionReader::take_object(std::string_view k
   return std::optional(OptionReader(std::move(value), full(key) + "."));
 }
 
+Result<std::vector<OptionReader>> OptionReader::take_objects(std::string_view key) {
+  std::vector<OptionReader> objects;
+  if (!has(key)) return objects;
+  OptionTree list = options_.take(key);
+  if (list.kind() != OptionTree::Kind::kList) {
+    return fail(ErrorKind::kInvalidArgument, "Invalid parameter type for '{}', expected: array",
+                full(key));
+  }
+  for (const OptionTree& value : list.values()) {
+    const std::string name = fmt::format("{}.{}", full(key), objects.size());
+    if (!value.is_object()) {
+      return fail(ErrorKind::kInvalidArgument, "Invalid parameter type for '{}', expected: object",
+                  name);
+    }
+    objects.emplace_back(value, name + ".");
+  }
+  return objects;
+}
+
 std::optional<std::string> OptionReader::first_unused() const {
   if (options_.empty()) return std::nullopt;
   std::string name = full(options_.keys().front());

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "util/options.h"
 
@@ -33,6 +34,8 @@ class OptionReader {
   Result<std::optional<size_t>> take_choice(std::string_view key,
                                             std::span<const std::string_view> choices);
   Result<std::optional<OptionReader>> take_object(std::string_view key);
+  /// The objects of a list; none if it is not given.
+  Result<std::vector<OptionReader>> take_objects(std::string_view key);
 
   bool has(std::string_view key) const noexcept { return options_.find(key) != nullptr; }
   /// Whether it is there and is no object or list.

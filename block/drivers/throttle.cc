@@ -1,0 +1,86 @@
+#include "block/drivers/throttle.h"
+
+#include "block/graph.h"
+#include "block/node.h"
+
+namespace rhea::block {
+
+Result<ThrottleGroup*> Throttle::take_group(Gs& gs, OpenRequest& request) {
+  const std::string id = TRY(request.options().take_required("throttle-group"));
+  ThrottleGroup* group = request.graph().throttle_groups().find(gs, id);
+  if (group == nullptr) {
+    return fail(ErrorKind::kNotFound, "Throttle group '{}' does not exist", id);
+  }
+  return group;
+}
+
+Result<void> Throttle::open(Gs& gs, OpenRequest& request) {
+  ThrottleGroup* group = TRY(take_group(gs, request));
+  file_ = TRY(request.open_child("file"));
+  member_ = std::make_unique<ThrottleMember>(*group, drained_);
+  return ok();
+}
+
+/// Nobody waits in either group when it happens: the node is drained.
+class Throttle::Reopen final : public ReopenState {
+ public:
+  Reopen(Throttle& driver, ThrottleGroup& group) : driver_(driver), group_(group) {}
+  void commit(GraphWrite&) noexcept override {
+    driver_.member_ = std::make_unique<ThrottleMember>(group_, driver_.drained_);
+  }
+
+ private:
+  Throttle& driver_;
+  ThrottleGroup& group_;
+};
+
+Result<std::unique_ptr<ReopenState>> Throttle::reopen(Gs& gs, OpenRequest& request) {
+  ThrottleGroup* group = TRY(take_group(gs, request));
+  TRY(request.open_child("file"));
+  if (group == &member_->group()) return std::unique_ptr<ReopenState>();
+  return std::make_unique<Reopen>(*this, *group);
+}
+
+void Throttle::drained_begin() noexcept {
+  drained_ = true;
+  if (member_ != nullptr) member_->suspend();
+}
+
+void Throttle::drained_end() noexcept {
+  drained_ = false;
+  if (member_ != nullptr) member_->resume();
+}
+
+Result<uint64_t> Throttle::measure(Gs& gs) { return file_->node(gs)->length(); }
+
+Result<void> Throttle::co_read(Co& co, uint64_t offset, IoVector memory) {
+  member_->co_admit(co, ThrottleDirection::kRead, memory.size);
+  return file_->node()->co_read(co, offset, memory);
+}
+
+Result<void> Throttle::co_write(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) {
+  member_->co_admit(co, ThrottleDirection::kWrite, memory.size);
+  return file_->node()->co_write(co, offset, memory, flags);
+}
+
+Result<void> Throttle::co_write_zeroes(Co& co, uint64_t offset, uint64_t size, WriteFlags flags) {
+  member_->co_admit(co, ThrottleDirection::kWrite, size);
+  return file_->node()->co_write_zeroes(co, offset, size, flags);
+}
+
+Result<void> Throttle::co_discard(Co& co, uint64_t offset, uint64_t size) {
+  member_->co_admit(co, ThrottleDirection::kWrite, size);
+  return file_->node()->co_discard(co, offset, size);
+}
+
+Result<void> Throttle::co_flush(Co& co) { return file_->node()->co_flush(co); }
+
+Result<void> Throttle::co_resize(Co& co, uint64_t size) {
+  return file_->node()->co_resize(co, size);
+}
+
+Result<BlockStatus> Throttle::co_status(Co& co, uint64_t offset, uint64_t size) {
+  return file_->node()->co_status(co, offset, size);
+}
+
+}  // namespace rhea::block
