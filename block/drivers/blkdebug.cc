@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cerrno>
+#include <iterator>
 
 #include "block/graph.h"
 #include "block/node.h"
@@ -163,10 +164,10 @@ void Blkdebug::suspend(Co& co, const std::string& tag) {
 template <class P>
 size_t Blkdebug::wake_if(P&& wanted) {
   const auto woken = state_.with([&](State& state) {
-    const auto rest = std::ranges::stable_partition(
-        state.waiters, [&](const Waiter* waiter) { return !wanted(*waiter); });
-    std::vector<Waiter*> out(rest.begin(), rest.end());
-    state.waiters.erase(rest.begin(), rest.end());
+    std::vector<Waiter*> out;
+    std::ranges::copy_if(state.waiters, std::back_inserter(out),
+                         [&](const Waiter* waiter) { return wanted(*waiter); });
+    std::erase_if(state.waiters, [&](const Waiter* waiter) { return wanted(*waiter); });
     return out;
   });
   for (Waiter* waiter : woken) waiter->coroutine.wake();

@@ -61,19 +61,18 @@ inline bool all_zero(std::span<const std::byte> bytes) {
   return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
 }
 
-/// A file system of its own in memory, of few bytes: to be filled.
-class SmallTmpfs {
+/// A file system of its own in memory.
+class MemoryFileSystem {
  public:
-  explicit SmallTmpfs(uint64_t bytes) : path_(dir_.file("small")) {
+  MemoryFileSystem(const char* type, const std::string& mount_options) : path_(dir_.file("fs")) {
     ::mkdir(path_.c_str(), 0700);
-    const std::string size = "size=" + std::to_string(bytes);
-    mounted_ = ::mount("tmpfs", path_.c_str(), "tmpfs", 0, size.c_str()) == 0;
+    mounted_ = ::mount("none", path_.c_str(), type, 0, mount_options.c_str()) == 0;
   }
-  ~SmallTmpfs() {
+  ~MemoryFileSystem() {
     if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
   }
-  SmallTmpfs(const SmallTmpfs&) = delete;
-  SmallTmpfs& operator=(const SmallTmpfs&) = delete;
+  MemoryFileSystem(const MemoryFileSystem&) = delete;
+  MemoryFileSystem& operator=(const MemoryFileSystem&) = delete;
 
   /// False without the right to mount.
   explicit operator bool() const { return mounted_; }
@@ -83,6 +82,11 @@ class SmallTmpfs {
   rhea::test::TempDir dir_;
   std::string path_;
   bool mounted_ = false;
+};
+
+/// One of few bytes, to be filled.
+struct SmallTmpfs : MemoryFileSystem {
+  explicit SmallTmpfs(uint64_t bytes) : MemoryFileSystem("tmpfs", fmt::format("size={}", bytes)) {}
 };
 
 /// A node with a backend on it, and requests as one call each. Made in a fixture, gone before it.
