@@ -31,7 +31,7 @@ BUILDS = {
 }
 UNIT_FOLDERS = ["util", "memory", "block", "devices", "vmm"]
 LINTS = ["format", "budgets", "includes", "errors", "commits"]
-FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf"]
+FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf", "blockdev"]
 FULL = {"RHEA_TEST_SIZE": "full"}
 
 
