@@ -57,6 +57,12 @@ class BlockFixture {
     return threads_.back()->context();
   }
 
+  /// Ends the thread that was added last, and its context.
+  void remove_thread() {
+    contexts_.pop_back();
+    threads_.pop_back();
+  }
+
   Node& add(std::string_view text) { return *MUST(graph_->add(gs(), options(text))); }
 
   /// Runs what main's block context has to do, until nothing is left.
