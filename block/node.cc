@@ -38,9 +38,9 @@ Node::~Node() {
 }
 
 void Node::end_request(BlockContext& context) noexcept {
-  Graph& graph = graph_;  // the node may go once the count has fallen
+  MainWait& main = graph_.loop().waiter();  // node and graph may go once the count has fallen
   in_flight_.subtract(context);
-  graph.kick();
+  main.kick();
 }
 
 std::string Node::describe() const { return fmt::format("node '{}'", name()); }

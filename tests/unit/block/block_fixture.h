@@ -20,7 +20,8 @@ namespace rhea::block::test {
 
 inline OptionTree options(std::string_view text) { return MUST(parse_options(text)); }
 
-/// Main's side. The BQL is held as long as it lives.
+/// Main's side. The BQL is held as long as it lives. The graph goes before the threads have ended:
+/// a coroutine whose end a test waits for kicks the loop's waiter, not the graph.
 class BlockFixture {
  public:
   BlockFixture() NO_THREAD_SAFETY_ANALYSIS {

@@ -32,7 +32,7 @@ TEST_CASE("Drain 5: a node whose last share its own request drops goes after the
   TestDisk::of(node).hold();
   MUST(spawn(f.where, [&, held = std::move(extra)](Co& co) mutable {
     BlockContext& context = BlockContext::of(co);
-    Graph& graph = f.graph();
+    MainWait& main = f.loop().waiter();
     node.begin_request(context);
     {
       GraphReadGuard reading(co);
@@ -43,7 +43,7 @@ TEST_CASE("Drain 5: a node whose last share its own request drops goes after the
     node.end_request(context);
     held = {};
     over = true;
-    graph.kick();
+    main.kick();
   }));
   f.wait_until([&] { return TestDisk::of(node).held() == 1; });
   f.main().post([&] { TestDisk::of(node).release(); });
@@ -144,9 +144,9 @@ TEST_CASE("Drain 13: a user with queues on every context is quiet on all of them
         MUST(f.backend.co_read(co, 0, vector_of({&byte, 1}, piece)));
         co.reschedule();
       }
-      Graph& graph = f.graph();
+      MainWait& main = f.loop().waiter();
       --running;
-      graph.kick();
+      main.kick();
     }));
   }
   for (int round = 0; round < 20; ++round) {

@@ -53,9 +53,9 @@ class Requests {
       const auto result = backend_.co_read(co, 0, vector_of({&byte, 1}, piece));
       if (after) after(co);
       failed_ += result.has_value() ? 0 : 1;
-      Graph& graph = f_.graph();
+      MainWait& main = f_.loop().waiter();
       ++done_;
-      graph.kick();
+      main.kick();
     }));
   }
   int started() const { return started_; }

@@ -33,8 +33,9 @@ class Reader {
         self_ = &co.coroutine();
         if (!let_go_.exchange(true)) co.yield();
       }
+      MainWait& main = f_.loop().waiter();
       out_ = true;
-      f_.graph().kick();
+      main.kick();
     }));
   }
   /// Any thread, once.

@@ -177,9 +177,9 @@ void check_against_model(uint64_t seed, int steps) {
   for (size_t i = 0; i < workers.size(); ++i) {
     MUST(spawn(*threads[i % threads.size()], [&, worker = workers[i].get()](Co& co) {
       worker->run(co, steps);
-      Graph& graph = f.graph();
+      MainWait& main = f.loop().waiter();
       --running;
-      graph.kick();
+      main.kick();
     }));
   }
   f.wait_until([&] { return running == 0; });
@@ -321,9 +321,9 @@ TEST_CASE("Node: overlapping unaligned writes from several threads lose nothing"
           MUST(node.co_write(co, at * 111, vector_of({&byte, 1}, piece)));
         }
       }
-      Graph& graph = f.graph();
+      MainWait& main = f.loop().waiter();
       --running;
-      graph.kick();
+      main.kick();
     }));
   }
   f.wait_until([&] { return running == 0; });

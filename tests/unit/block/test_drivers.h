@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -227,8 +228,9 @@ class TestFilter final : public BlockDriver {
  public:
   static constexpr std::string_view kName = "test-filter";
   static TestFilter& of(Node& node) { return dynamic_cast<TestFilter&>(node.driver()); }
-  DrainCalls calls;                  // main
-  inline static int late_calls = 0;  // to any, after its close; main
+  DrainCalls calls;                                  // main
+  std::function<Result<void>(Co&)> instead_of_read;  // set before the first request
+  inline static int late_calls = 0;                  // to any, after its close; main
 
   std::string_view name() const noexcept override { return kName; }
   bool is_filter() const noexcept override { return true; }
@@ -252,6 +254,7 @@ class TestFilter final : public BlockDriver {
   }
   Result<void> co_read(Co& co, uint64_t offset, IoVector memory) override
       REQUIRES_SHARED(graph_lock) {
+    if (instead_of_read) return instead_of_read(co);
     return file_->node()->co_read(co, offset, memory);
   }
   Result<void> co_write(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) override

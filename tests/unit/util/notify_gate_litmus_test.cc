@@ -1,13 +1,10 @@
 // The fences of the notify gate on real cores: TSan and spin's interleavings know no store buffer,
 // so that a fence is needed, and works, is shown by running the crossing with and without it.
-#include <pthread.h>
-#include <sched.h>
-
-#include <array>
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <vector>
 
+#include "tests/support/litmus.h"
 #include "tests/support/sanitizer.h"
 #include "tests/support/size.h"
 #include "tests/support/watchdog.h"
@@ -16,6 +13,13 @@
 
 using namespace rhea;
 using namespace std::chrono_literals;
+using test::Ballast;
+using test::compiler_fence;
+using test::full_fence;
+using test::Jitter;
+using test::pin_to;
+using test::SpinBarrier;
+using test::two_cpus;
 
 namespace {
 
@@ -36,10 +40,6 @@ class WeakCounter {
   std::atomic<uint32_t> value_;
 };
 
-void full_fence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
-/// Keeps the compiler, and only the compiler, from reordering.
-void compiler_fence() { std::atomic_signal_fence(std::memory_order_seq_cst); }
-
 struct BothFences {
   using Counter = WeakCounter;
   static void fence_after_announcing() { full_fence(); }
@@ -50,74 +50,6 @@ struct NoPollerFence : BothFences {
 };
 struct NoNotifierFence : BothFences {
   static void fence_after_publishing() { compiler_fence(); }
-};
-
-/// Two CPUs this process may use; empty if there are fewer.
-std::vector<int> two_cpus() {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  ::sched_getaffinity(0, sizeof allowed, &allowed);
-  std::vector<int> cpus;
-  for (int cpu = 0; cpu < CPU_SETSIZE && cpus.size() < 2; ++cpu) {
-    if (CPU_ISSET(static_cast<size_t>(cpu), &allowed)) cpus.push_back(cpu);
-  }
-  if (cpus.size() < 2) cpus.clear();
-  return cpus;
-}
-
-void pin_to(int cpu) {
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  CPU_SET(static_cast<size_t>(cpu), &one);
-  ::pthread_setaffinity_np(::pthread_self(), sizeof one, &one);
-}
-
-/// Lets two threads start a round together; spins, for a sleep would end every race.
-class SpinBarrier {
- public:
-  void arrive() {
-    const uint64_t mine = round_.load();
-    if (arrived_.fetch_add(1) == 1) {
-      arrived_ = 0;
-      round_.fetch_add(1);
-      return;
-    }
-    for (uint32_t spins = 0; round_.load() == mine; ++spins) {
-      if (spins > 10'000) ::sched_yield();  // the other core is not ours at the moment
-    }
-  }
-
- private:
-  alignas(64) std::atomic<uint32_t> arrived_ = 0;
-  alignas(64) std::atomic<uint64_t> round_ = 0;
-};
-
-/// Memory that both cores write before each crossing: its lines are always in the other's cache, so
-/// the stores queue up in the store buffer and whatever is stored next becomes visible late.
-class Ballast {
- public:
-  void write(uint32_t value) {
-    for (auto& line : lines_) line.word.store(value, std::memory_order_relaxed);
-  }
-
- private:
-  struct alignas(64) Line {
-    std::atomic<uint32_t> word = 0;
-  };
-  std::array<Line, 8> lines_;
-};
-
-/// Moves the two cores' starts against each other, differently in each round.
-class Jitter {
- public:
-  explicit Jitter(uint32_t seed) : random_(seed) {}
-  void spin() {
-    random_ = random_ * 1664525 + 1013904223;
-    for (uint32_t i = 0; i < (random_ >> 26); ++i) compiler_fence();
-  }
-
- private:
-  uint32_t random_;
 };
 
 /// One crossing per round: a poller that is about to sleep against a notifier.
