@@ -1,6 +1,6 @@
 """Rules of the tree that no compiler checks. `python3 -m scripts.checks.lint RULE` runs one.
 
-Rules: format, budgets, includes, errors, commits.
+Rules: format, budgets, includes, errors, commits, annotations.
 """
 
 from __future__ import annotations
@@ -110,8 +110,24 @@ def check_commits() -> list[str]:
     return problems
 
 
+def unannotated_overrides(path: pathlib.Path) -> list[int]:
+    """The lines of overrides of a driver's request method that do not repeat its annotation."""
+    text = re.sub(r"//[^\n]*", "", path.read_text())
+    overrides = re.finditer(r"\bco_\w+\([^;{}]*?\)[^;{}()]*\boverride\b([^;{}]*)[;{]", text)
+    return [text.count("\n", 0, found.start()) + 1 for found in overrides
+            if "REQUIRES_SHARED(graph_lock)" not in found.group(1)]
+
+
+def check_annotations() -> list[str]:
+    """An override inherits no annotation, and without one it may be called unlocked, unnoticed."""
+    return [f"{path.relative_to(ROOT)}:{line}: an override of a request method without "
+            "REQUIRES_SHARED(graph_lock)"
+            for path in sources() if path.parent.name != "annotations"
+            for line in unannotated_overrides(path)]
+
+
 RULES = {"format": check_format, "budgets": check_budgets, "includes": check_includes,
-         "errors": check_errors, "commits": check_commits}
+         "errors": check_errors, "commits": check_commits, "annotations": check_annotations}
 
 
 def main() -> int:

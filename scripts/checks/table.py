@@ -30,7 +30,7 @@ BUILDS = {
              {"TSAN_OPTIONS": "halt_on_error=0:exitcode=66:second_deadlock_stack=1"}),
 }
 UNIT_FOLDERS = ["util", "memory", "block", "devices", "vmm"]
-LINTS = ["format", "budgets", "includes", "errors", "commits"]
+LINTS = ["format", "budgets", "includes", "errors", "commits", "annotations"]
 FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf", "blockdev"]
 FULL = {"RHEA_TEST_SIZE": "full"}
 
@@ -100,7 +100,8 @@ def compile_check(what: str) -> Step:
 def quick() -> list[Step]:
     return [*map(lint, LINTS), build("release"),
             *(unit(folder, "release", {}) for folder in UNIT_FOLDERS), models(),
-            pytest("layering", "release", {}), pytest("qtest", "release", {}),
+            pytest("layering", "release", {}), pytest("annotations", "release", {}),
+            pytest("qtest", "release", {}),
             compile_check("tsa")]
 
 
