@@ -212,33 +212,38 @@ Result<void> Graph::change(Gs& gs, const std::function<void(GraphWrite&)>& body,
 
 /// Names the oldest request of all contexts; each context looks at its own.
 Error Graph::deadline_error(Gs& gs, Nanoseconds deadline) {
-  struct Oldest {
-    Nanoseconds started = Nanoseconds::max();
+  struct Answers {
+    bool over = false;  // nobody wants them any more, and contexts and graph may be gone
+    size_t missing = 0;
+    Nanoseconds oldest = Nanoseconds::max();
     std::string text;
   };
-  struct Answers {
-    Guarded<Oldest> oldest{Oldest{}};
-    std::atomic<unsigned> missing{0};
-  };
-  auto answers = std::make_shared<Answers>();
+  auto answers = std::make_shared<Guarded<Answers>>();
   const Nanoseconds now = std::chrono::steady_clock::now().time_since_epoch();
-  const std::vector<BlockContext*> contexts = graph_lock.contexts();
-  answers->missing = static_cast<unsigned>(contexts.size());
+  const std::vector<BlockContext*>& contexts = graph_lock.contexts();
+  answers->with([&](Answers& all) { all.missing = contexts.size(); });
   for (BlockContext* context : contexts) {
     context->aio().post([answers, context, now, this] {
-      if (const TrackedRequest* request = context->oldest_request()) {
-        answers->oldest.with([&](Oldest& oldest) {
-          if (request->started() >= oldest.started) return;
-          oldest = {request->started(), request->describe(now)};
-        });
-      }
-      --answers->missing;
-      kick();
+      answers->with([&](Answers& all) {
+        if (all.over) return;
+        const TrackedRequest* request = context->oldest_request();
+        if (request != nullptr && request->started() < all.oldest) {
+          all.oldest = request->started();
+          all.text = request->describe(now);
+        }
+        if (--all.missing == 0) kick();
+      });
     });
   }
   // A context that does not answer is stuck itself, and then it matters little what it says.
-  loop_.waiter().until(gs, [&] { return answers->missing == 0; }, std::chrono::milliseconds(200));
-  std::string text = answers->oldest.with([](Oldest& oldest) { return oldest.text; });
+  const auto all_here = [&] {
+    return answers->with([](Answers& all) { return all.missing == 0; });
+  };
+  loop_.waiter().until(gs, all_here, std::chrono::milliseconds(200));
+  std::string text = answers->with([](Answers& all) {
+    all.over = true;
+    return std::exchange(all.text, {});
+  });
   if (text.empty()) text = "a user of the block graph does not stop";
   return fail(ErrorKind::kTimeout, "Requests did not end within {} s: {}",
               std::chrono::duration_cast<std::chrono::seconds>(deadline).count(), text);

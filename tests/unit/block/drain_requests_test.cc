@@ -227,3 +227,25 @@ TEST_CASE("Drain 15: what was asked while a drain ran into its deadline goes on"
   f.wait_until([&] { return f.requests.done() == 2; });
   f.check_open();
 }
+
+TEST_CASE("Drain 15: a context that answers after the deadline's question is over does no harm",
+          "[drain]") {
+  const rhea::test::Watchdog watchdog("a late answer", 60s);
+  auto thread = MUST(IOThread::create("late"));
+  std::atomic<bool> go = false;
+  {
+    DrainCase f(Scope::kAll, Place::kMain);
+    auto context = MUST(BlockContext::create(thread->context()));
+    f.hold_one();
+    thread->context().post([&] {
+      while (!go) std::this_thread::yield();
+    });
+    const auto late = f.graph().change(f.gs(), [](GraphWrite&) {}, 1ms);
+    REQUIRE_FALSE(late.has_value());
+    CHECK_THAT(late.error().message(), Contains("on node 'd0'"));
+    f.disk().release();
+    f.wait_until([&] { return f.requests.done() == 1; });
+  }
+  go = true;  // context and graph are gone
+  thread.reset();
+}
