@@ -210,7 +210,7 @@ void VirtioPci::queue_interrupt(unsigned queue) noexcept {
 
 void VirtioPci::config_interrupt() { interrupt(config_vector_, kIsrConfig); }
 
-/// Any thread. [virtio-1.2 4.1.4.5, 4.1.5.1.2]
+/// Any thread. [virtio-1.2 4.1.4.5.1, 4.1.5.1.2]
 void VirtioPci::interrupt(uint16_t vector, uint8_t isr_bit) noexcept {
   // relaxed: a driver that switches to MSI-X has no requests under way
   if (!msix_on_.load(std::memory_order_relaxed)) {
@@ -218,6 +218,8 @@ void VirtioPci::interrupt(uint16_t vector, uint8_t isr_bit) noexcept {
     intx_bh_->schedule();
     return;
   }
+  // A change of the configuration shows there whatever tells of it.
+  if (isr_bit == kIsrConfig) isr_.fetch_or(isr_bit);
   if (MsiVector* target = msix_.vector(vector)) target->signal();
 }
 
