@@ -12,12 +12,14 @@ struct IOThread::Impl {
   void serve(const BusyPollParams& busy_poll) {
     context->rebind_home();
     context->set_busy_poll(busy_poll);
+    thread_id = current_thread_id();
     at_home.set();
     while (!stop) context->poll(PollMode::kBlocking);
   }
 
   std::unique_ptr<AioContext> context;
   OneShotEvent at_home;
+  int thread_id = 0;  // constant once at_home is set
   bool stop = false;  // home thread only
   Thread thread;
 };
@@ -43,6 +45,7 @@ IOThread::~IOThread() {
 }
 
 AioContext& IOThread::context() noexcept { return *impl_->context; }
+int IOThread::thread_id() const noexcept { return impl_->thread_id; }
 const std::string& IOThread::name() const noexcept { return impl_->context->name(); }
 
 }  // namespace rhea

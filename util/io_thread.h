@@ -30,6 +30,8 @@ class IOThread {
 
   AioContext& context() noexcept;
   const std::string& name() const noexcept;
+  /// The kernel's id of the thread.
+  int thread_id() const noexcept;
 
  private:
   struct Impl;

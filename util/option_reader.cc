@@ -15,14 +15,20 @@ Error OptionReader::missing(std::string_view key) const {
   return fail(ErrorKind::kInvalidArgument, "Parameter '{}' is missing", full(key));
 }
 
-Result<std::optional<std::string>> OptionReader::take_string(std::string_view key) {
+Result<std::optional<std::string>> OptionReader::take_typed(std::string_view key, Scalar type,
+                                                            std::string_view expected) {
   if (!has(key)) return std::optional<std::string>();
   const OptionTree value = options_.take(key);
-  if (!value.is_string()) {
-    return fail(ErrorKind::kInvalidArgument, "Invalid parameter type for '{}', expected: string",
-                full(key));
+  const bool fits = value.written_as() == Scalar::kPlain || value.written_as() == type;
+  if (!value.is_string() || !fits) {
+    return fail(ErrorKind::kInvalidArgument, "Invalid parameter type for '{}', expected: {}",
+                full(key), expected);
   }
   return std::optional(value.text());
+}
+
+Result<std::optional<std::string>> OptionReader::take_string(std::string_view key) {
+  return take_typed(key, Scalar::kText, "string");
 }
 
 Result<std::string> OptionReader::take_required(std::string_view key) {
@@ -49,7 +55,7 @@ Result<std::optional<std::string>> OptionReader::take_identifier(std::string_vie
 }
 
 Result<std::optional<bool>> OptionReader::take_bool(std::string_view key) {
-  const auto text = TRY(take_string(key));
+  const auto text = TRY(take_typed(key, Scalar::kSwitch, "boolean"));
   if (!text) return std::optional<bool>();
   const auto value = parse_bool(*text);
   if (!value) {
@@ -60,7 +66,7 @@ Result<std::optional<bool>> OptionReader::take_bool(std::string_view key) {
 
 Result<std::optional<uint64_t>> OptionReader::take_uint(std::string_view key, uint64_t min,
                                                         uint64_t max) {
-  const auto text = TRY(take_string(key));
+  const auto text = TRY(take_typed(key, Scalar::kNumber, "integer"));
   if (!text) return std::optional<uint64_t>();
   const auto value = parse_uint(*text);
   if (!value) {
@@ -75,7 +81,7 @@ Result<std::optional<uint64_t>> OptionReader::take_uint(std::string_view key, ui
 }
 
 Result<std::optional<uint64_t>> OptionReader::take_size(std::string_view key, uint64_t unit) {
-  const auto text = TRY(take_string(key));
+  const auto text = TRY(take_typed(key, Scalar::kNumber, "integer"));
   if (!text) return std::optional<uint64_t>();
   const auto value = parse_size(*text, unit);
   if (!value) {

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "util/options.h"
@@ -14,7 +15,8 @@
 namespace rhea {
 
 /// Consumes an option object member by member. Each take_ removes its key; finish() then knows
-/// which keys the option does not have.
+/// which keys the option does not have. What JSON wrote as a text is no number and no switch, and
+/// the other way round.
 /// Errors: kInvalidArgument, naming the parameter in full ("smp.cpus" with the prefix "smp.").
 class OptionReader {
  public:
@@ -36,6 +38,8 @@ class OptionReader {
   Result<std::optional<OptionReader>> take_object(std::string_view key);
   /// The objects of a list; none if it is not given.
   Result<std::vector<OptionReader>> take_objects(std::string_view key);
+  /// All that was not taken: what is for somebody else.
+  OptionTree take_rest() { return std::exchange(options_, {}); }
 
   bool has(std::string_view key) const noexcept { return options_.find(key) != nullptr; }
   /// Whether it is there and is no object or list.
@@ -52,6 +56,8 @@ class OptionReader {
   std::string full(std::string_view key) const { return prefix_ + std::string(key); }
 
   Error missing(std::string_view key) const;
+  Result<std::optional<std::string>> take_typed(std::string_view key, Scalar type,
+                                                std::string_view expected);
 
   OptionTree options_;
   std::string prefix_;

@@ -7,9 +7,10 @@
 
 namespace rhea {
 
-OptionTree OptionTree::string(std::string text) {
+OptionTree OptionTree::string(std::string text, Scalar written_as) {
   OptionTree tree;
   tree.kind_ = Kind::kString;
+  tree.written_as_ = written_as;
   tree.text_ = std::move(text);
   return tree;
 }

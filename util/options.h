@@ -20,6 +20,10 @@
 
 namespace rhea {
 
+/// How a scalar was written. JSON tells a text from a number from a switch, and is held to it; what
+/// a value of key=value is, only its reader knows.
+enum class Scalar : uint8_t { kPlain, kText, kNumber, kSwitch };
+
 /// A string, an ordered object or a list of these.
 /// Invariants: the keys of an object differ; nesting is at most kMaxOptionDepth deep if parsed.
 class OptionTree {
@@ -28,7 +32,7 @@ class OptionTree {
 
   /// An empty object.
   OptionTree() = default;
-  static OptionTree string(std::string text);
+  static OptionTree string(std::string text, Scalar written_as = Scalar::kPlain);
   static OptionTree list();
 
   Kind kind() const noexcept { return kind_; }
@@ -36,6 +40,7 @@ class OptionTree {
   bool is_object() const noexcept { return kind_ == Kind::kObject; }
   /// Of a string; empty for others.
   const std::string& text() const noexcept { return text_; }
+  Scalar written_as() const noexcept { return written_as_; }
 
   /// Of an object, in the order given; values() runs beside it.
   std::span<const std::string> keys() const noexcept { return keys_; }
@@ -57,6 +62,7 @@ class OptionTree {
 
  private:
   Kind kind_ = Kind::kObject;
+  Scalar written_as_ = Scalar::kPlain;
   std::string text_;
   std::vector<std::string> keys_;
   std::vector<OptionTree> values_;
@@ -84,8 +90,8 @@ Result<OptionTree> parse_options(std::string_view text, const OptionSyntax& synt
 /// The key=value form alone: a value that starts with '{' is just a value.
 Result<OptionTree> parse_keyval(std::string_view text, const OptionSyntax& syntax = {});
 
-/// A JSON object. Booleans become "on" and "off" and whole numbers their digits, so that readers
-/// see one kind of scalar; null, fractions, repeated keys and strings with a zero byte are refused.
+/// A JSON object. Booleans become "on" and "off" and whole numbers their digits, marked as what
+/// they were; null, fractions, repeated keys and strings with a zero byte are refused.
 Result<OptionTree> parse_json_options(std::string_view text);
 
 }  // namespace rhea

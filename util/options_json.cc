@@ -12,19 +12,21 @@ namespace {
 class TreeBuilder : public nlohmann::json_sax<nlohmann::json> {
  public:
   bool null() override { return refuse("null is not a value here"); }
-  bool boolean(bool value) override { return add(OptionTree::string(value ? "on" : "off")); }
+  bool boolean(bool value) override {
+    return add(OptionTree::string(value ? "on" : "off", Scalar::kSwitch));
+  }
   bool number_integer(number_integer_t value) override {
-    return add(OptionTree::string(std::to_string(value)));
+    return add(OptionTree::string(std::to_string(value), Scalar::kNumber));
   }
   bool number_unsigned(number_unsigned_t value) override {
-    return add(OptionTree::string(std::to_string(value)));
+    return add(OptionTree::string(std::to_string(value), Scalar::kNumber));
   }
   bool number_float(number_float_t, const string_t& text) override {
     return refuse(fmt::format("'{}' is not a whole number below 2^64", text));
   }
   bool string(string_t& value) override {
     if (value.find('\0') != value.npos) return refuse("a string contains a zero byte");
-    return add(OptionTree::string(std::move(value)));
+    return add(OptionTree::string(std::move(value), Scalar::kText));
   }
   bool binary(binary_t&) override { return refuse("binary is not a value here"); }
 

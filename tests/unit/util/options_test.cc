@@ -190,6 +190,32 @@ TEST_CASE("OptionReader: a value of the wrong type is refused by name", "[option
   CHECK(message(reader("").take_required("id")) == "Parameter 'id' is missing");
 }
 
+TEST_CASE("OptionReader: what JSON wrote as one type is not taken for another", "[options]") {
+  constexpr std::string_view kJson = R"({"text":"1","number":2,"switch":true})";
+  const auto json = [&] { return OptionReader(MUST(parse_options(kJson))); };
+  CHECK(*MUST(json().take_string("text")) == "1");
+  CHECK(*MUST(json().take_uint("number")) == 2);
+  CHECK(*MUST(json().take_size("number")) == 2);
+  CHECK(*MUST(json().take_bool("switch")));
+  CHECK(message(json().take_string("number")) ==
+        "Invalid parameter type for 'number', expected: string");
+  CHECK(message(json().take_identifier("switch")) ==
+        "Invalid parameter type for 'switch', expected: string");
+  CHECK(message(json().take_uint("text")) ==
+        "Invalid parameter type for 'text', expected: integer");
+  CHECK(message(json().take_size("switch")) ==
+        "Invalid parameter type for 'switch', expected: integer");
+  CHECK(message(json().take_bool("text")) ==
+        "Invalid parameter type for 'text', expected: boolean");
+}
+
+TEST_CASE("OptionReader: the rest is what was not taken", "[options]") {
+  OptionReader r = reader("a=1,b=2,c.d=3");
+  CHECK(*MUST(r.take_string("b")) == "2");
+  CHECK(show(r.take_rest()) == "{a=1;c={d=3}}");
+  CHECK(r.finish().has_value());
+}
+
 TEST_CASE("OptionReader: a key nobody took is named in full", "[options]") {
   OptionReader r(MUST(parse_options("cpus=1,x.y.z=1")), "smp.");
   CHECK(message(r.finish()) == "Invalid parameter 'smp.cpus'");
