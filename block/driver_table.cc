@@ -5,6 +5,7 @@
 
 #include "block/drivers/blkdebug.h"
 #include "block/drivers/file.h"
+#include "block/drivers/first_block_guard.h"
 #include "block/drivers/null_co.h"
 #include "block/drivers/raw.h"
 #include "block/drivers/throttle.h"
@@ -18,8 +19,11 @@ std::unique_ptr<BlockDriver> make() {
 }
 
 constexpr std::array kDrivers{
-    DriverRow{Blkdebug::kName, make<Blkdebug>}, DriverRow{File::kName, make<File>},
-    DriverRow{NullCo::kName, make<NullCo>},     DriverRow{Raw::kName, make<Raw>},
+    DriverRow{Blkdebug::kName, make<Blkdebug>},
+    DriverRow{File::kName, make<File>},
+    DriverRow{FirstBlockGuard::kName, make<FirstBlockGuard>},
+    DriverRow{NullCo::kName, make<NullCo>},
+    DriverRow{Raw::kName, make<Raw>},
     DriverRow{Throttle::kName, make<Throttle>},
 };
 
