@@ -51,14 +51,19 @@ struct QmpArgument {
   QmpPresence presence = QmpPresence::kRequired;
 };
 
-/// A command. The framework checks `arguments` first: a handler meets only objects that have every
-/// required member, each of its type, and no other.
+/// Whether a command's arguments are those it declares, or any object, which its handler checks
+/// (the options of a block driver).
+enum class QmpShape : uint8_t { kDeclared, kAny };
+
+/// A command. The framework checks declared arguments first: a handler meets only objects that have
+/// every required member, each of its type, and no other.
 /// Thread: handlers run on main, in the service context, with the BQL held. They are no coroutines
 /// and keep the events of what they did ahead of their own answer by returning last.
 struct QmpCommand {
   std::string name;
   std::vector<QmpArgument> arguments;
   std::function<QmpResult(const Json& arguments)> handler;
+  QmpShape shape = QmpShape::kDeclared;
 };
 
 /// What is wrong with `arguments`, an object, in QEMU's words and order: members missing or of the

@@ -160,7 +160,9 @@ QmpResult QmpSession::dispatch(const Json& request) {
   if (command == nullptr) {
     return not_found(fmt::format("The command {} has not been found", name));
   }
-  if (auto error = check_arguments(command->arguments, arguments)) return *std::move(error);
+  if (command->shape == QmpShape::kDeclared) {
+    if (auto error = check_arguments(command->arguments, arguments)) return *std::move(error);
+  }
   RHEA_TRACE(kVmm, "qmp {}", name);
   return command->handler(arguments);
 }
