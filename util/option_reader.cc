@@ -134,6 +134,27 @@ Result<std::vector<OptionReader>> OptionReader::take_objects(std::string_view ke
   return objects;
 }
 
+Result<std::optional<std::vector<uint64_t>>> OptionReader::take_uints(std::string_view key) {
+  using Numbers = std::vector<uint64_t>;
+  if (!has(key)) return std::optional<Numbers>();
+  const OptionTree list = options_.take(key);
+  if (list.kind() != OptionTree::Kind::kList) {
+    return fail(ErrorKind::kInvalidArgument, "Invalid parameter type for '{}', expected: array",
+                full(key));
+  }
+  Numbers numbers;
+  for (const OptionTree& value : list.values()) {
+    const auto number = value.is_string() ? parse_uint(value.text()) : std::nullopt;
+    if (!number || value.written_as() == Scalar::kText || value.written_as() == Scalar::kSwitch) {
+      return fail(ErrorKind::kInvalidArgument,
+                  "Invalid parameter type for '{}.{}', expected: integer", full(key),
+                  numbers.size());
+    }
+    numbers.push_back(*number);
+  }
+  return std::optional(std::move(numbers));
+}
+
 std::optional<std::string> OptionReader::first_unused() const {
   if (options_.empty()) return std::nullopt;
   std::string name = full(options_.keys().front());

@@ -38,6 +38,8 @@ class OptionReader {
   Result<std::optional<OptionReader>> take_object(std::string_view key);
   /// The objects of a list; none if it is not given.
   Result<std::vector<OptionReader>> take_objects(std::string_view key);
+  /// The numbers of a list.
+  Result<std::optional<std::vector<uint64_t>>> take_uints(std::string_view key);
   /// All that was not taken: what is for somebody else.
   OptionTree take_rest() { return std::exchange(options_, {}); }
 

@@ -122,6 +122,7 @@ Result<void> finish(Draft& draft) {
   TRY(finish_smp(draft));
   TRY(finish_memory(draft, memory_backend));
   TRY(finish_boot(draft));
+  finish_drives(draft);
   return finish_consoles(draft);
 }
 

@@ -15,35 +15,6 @@ Result<void> check_ports_left(const Draft& draft) {
               kSerialPorts);
 }
 
-Result<void> add_isa_serial(Draft& draft, const Given& given, OptionReader& reader) {
-  IsaSerial device{.chardev = {}, .index = {}, .origin = given.origin()};
-  if (const auto id = TRY(reader.take_identifier("id"))) {
-    if (!draft.device_ids.insert(*id).second) {
-      return fail(ErrorKind::kExists, "Duplicate device ID '{}'", *id);
-    }
-  }
-  if (const auto index = TRY(reader.take_uint("index"))) {
-    if (*index >= kSerialPorts) {
-      return fail(ErrorKind::kInvalidArgument, "Max. supported number of ISA serial ports is {}",
-                  kSerialPorts);
-    }
-    device.index = static_cast<unsigned>(*index);
-  }
-  device.chardev = TRY(reader.take_string("chardev"))
-  .value_or("");
-  if (const auto unused = reader.first_unused()) {
-    return fail(ErrorKind::kInvalidArgument, "Property 'isa-serial.{}' not found", *unused);
-  }
-  TRY(check_ports_left(draft));
-  if (!device.chardev.empty()) {
-    draft.chardev_uses.push_back(
-        {device.chardev, device.origin,
-         fmt::format("Property 'isa-serial.chardev' can't find value '{}'", device.chardev)});
-  }
-  draft.isa_serials.push_back(std::move(device));
-  return ok();
-}
-
 /// What the first serial port is if nobody says: the terminal under -nographic, else a port that
 /// nothing is connected to.
 Result<void> add_default_serial(Draft& draft) {
@@ -176,15 +147,28 @@ Result<void> on_qtest(Draft& draft, const Given& given) {
   return ok();
 }
 
-Result<void> on_device(Draft& draft, const Given& given) {
-  if (given.value == "help" || given.value == "?") {
-    draft.print = "Input devices:\nname \"isa-serial\", bus ISA\n";
-    return ok();
+Result<void> add_isa_serial(Draft& draft, const Given& given, OptionReader& reader) {
+  IsaSerial device{.chardev = {}, .index = {}, .origin = given.origin()};
+  if (const auto index = TRY(reader.take_uint("index"))) {
+    if (*index >= kSerialPorts) {
+      return fail(ErrorKind::kInvalidArgument, "Max. supported number of ISA serial ports is {}",
+                  kSerialPorts);
+    }
+    device.index = static_cast<unsigned>(*index);
   }
-  OptionReader reader(TRY(parse_options(given.value, {.implied_key = "driver"})));
-  const std::string driver = TRY(reader.take_required("driver"));
-  if (driver == "isa-serial") return add_isa_serial(draft, given, reader);
-  return fail(ErrorKind::kInvalidArgument, "'{}' is not a valid device model name", driver);
+  device.chardev = TRY(reader.take_string("chardev"))
+  .value_or("");
+  if (const auto unused = reader.first_unused()) {
+    return fail(ErrorKind::kInvalidArgument, "Property 'isa-serial.{}' not found", *unused);
+  }
+  TRY(check_ports_left(draft));
+  if (!device.chardev.empty()) {
+    draft.chardev_uses.push_back(
+        {device.chardev, device.origin,
+         fmt::format("Property 'isa-serial.chardev' can't find value '{}'", device.chardev)});
+  }
+  draft.isa_serials.push_back(std::move(device));
+  return ok();
 }
 
 Result<void> finish_consoles(Draft& draft) {

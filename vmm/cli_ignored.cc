@@ -65,10 +65,8 @@ struct RefusedRow {
 constexpr std::array kRefused{
     RefusedRow{"no-acpi", "the machine has no other way to find its devices and to power off"},
     RefusedRow{"usb", "there is no USB controller"},
-    RefusedRow{"drive", "there are no block devices"},
-    RefusedRow{"blockdev", "there are no block devices"},
-    RefusedRow{"hda", "there are no block devices"},
-    RefusedRow{"cdrom", "there are no block devices"},
+    RefusedRow{"hda", "there is no IDE controller: -drive file=FILE,format=raw is a virtio disk"},
+    RefusedRow{"cdrom", "there is no IDE controller: use -drive file=FILE,media=cdrom"},
     RefusedRow{"netdev", "there are no network devices"},
     RefusedRow{"incoming", "there is no live migration"},
     RefusedRow{"bios", "guests are booted by -kernel, without firmware"},

@@ -1,10 +1,11 @@
-// -m, -object memory-backend-*, -object secret; settles them with -mem-path and -mem-prealloc.
+// -m and -object; settles memory backends them with -mem-path and -mem-prealloc.
 #include <algorithm>
 #include <array>
 #include <bit>
 
 #include "util/parse.h"
 #include "vmm/internal/cli.h"
+#include "vmm/object_table.h"
 
 namespace rhea::vmm::cli {
 namespace {
@@ -131,6 +132,15 @@ Result<std::optional<uint64_t>> settle_size(const Draft& draft) {
   return size;
 }
 
+std::string object_help() {
+  std::set<std::string_view> names{"secret"};
+  for (const TypeRow& row : kTypes) names.insert(row.name);
+  for (const ObjectType& type : object_types()) names.insert(type.name);
+  std::string text = "List of user creatable objects:\n";
+  for (const std::string_view name : names) text += fmt::format("  {}\n", name);
+  return text;
+}
+
 }  // namespace
 
 Result<void> on_memory(Draft& draft, const Given& given) {
@@ -139,10 +149,15 @@ Result<void> on_memory(Draft& draft, const Given& given) {
 }
 
 Result<void> on_object(Draft& draft, const Given& given) {
+  if (given.value == "help" || given.value == "?") {
+    draft.print = object_help();
+    return ok();
+  }
   OptionReader reader(TRY(parse_options(given.value, {.implied_key = "qom-type"})));
   const std::string type = TRY(reader.take_required("qom-type"));
   const auto row = std::ranges::find(kTypes, type, &TypeRow::name);
-  if (row == kTypes.end() && type != "secret") {
+  const bool in_table = find_object_type(type) != nullptr;
+  if (row == kTypes.end() && type != "secret" && !in_table) {
     return fail(ErrorKind::kInvalidArgument, "Parameter 'qom-type' does not accept value '{}'",
                 type);
   }
@@ -150,6 +165,11 @@ Result<void> on_object(Draft& draft, const Given& given) {
   if (!draft.object_ids.insert(id).second) {
     return fail(ErrorKind::kExists, "Duplicate ID '{}' for object", id);
   }
+  if (in_table) {
+    draft.config.objects.push_back({type, std::move(id), reader.take_rest(), given.origin()});
+    return ok();
+  }
+  draft.config.other_object_ids.push_back(id);
   if (type == "secret") return check_secret(std::move(reader));
   MemoryObject object;
   object.backend.type = row->type;

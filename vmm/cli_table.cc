@@ -78,9 +78,11 @@ constexpr std::array kTable{
               on_mem_path},
     OptionRow{"mem-prealloc", kNone, "", "allocate the memory before the guest starts",
               on_mem_prealloc},
-    OptionRow{
-        "object", kValue, "memory-backend-ram|memfd|file,id=ID,size=N[,share=][,prealloc=]",
-        "memory for -machine memory-backend=ID; also hugetlb=, hugetlbsize=, mem-path=", on_object},
+    OptionRow{"object", kValue, "TYPE,id=ID[,...]",
+              "memory-backend-ram|memfd|file (size=, share=, prealloc=, hugetlb=, hugetlbsize=, "
+              "mem-path=) for -machine memory-backend=ID; iothread (poll-max-ns=, poll-grow=, "
+              "poll-shrink=) for a device's iothread=ID",
+              on_object},
     OptionRow{"name", kValue, "[guest=]NAME[,debug-threads=on|off]", "the guest's name", on_name},
     OptionRow{"uuid", kValue, "UUID", "the machine's UUID", on_uuid},
     // Boot
@@ -88,8 +90,19 @@ constexpr std::array kTable{
               set_text<&VmConfig::kernel>},
     OptionRow{"initrd", kValue, "FILE", "the initial RAM disk", on_initrd},
     OptionRow{"append", kValue, "TEXT", "the kernel's command line", on_append},
+    // Disks
+    OptionRow{"blockdev", kValue, "DRIVER,node-name=NAME[,...]",
+              "add a block node: options of the driver, cache.direct=, cache.no-flush=, "
+              "read-only=, discard=; nodes below it by name or in place (file.driver=, ...)",
+              on_blockdev},
+    OptionRow{"drive", kValue, "[file=FILE][,format=raw][,if=virtio|none][,id=ID][,...]",
+              "a disk: cache=none|writeback|writethrough|directsync|unsafe, aio=, discard=, "
+              "readonly=, werror=, rerror=, media=, index=, file.KEY=; a virtio disk unless "
+              "if=none, which leaves it to -device ...,drive=ID",
+              on_drive},
     // Devices and consoles
-    OptionRow{"device", kValue, "isa-serial[,chardev=ID][,index=0|1][,id=ID]", "add a device",
+    OptionRow{"device", kValue, "DRIVER[,id=ID][,PROPERTY=VALUE,...]",
+              "add a device (-device help lists drivers, -device DRIVER,help properties)",
               on_device},
     OptionRow{"chardev", kValue, "null|stdio|file|pty|socket,id=ID[,...]",
               "add a character device; socket takes path=, host= and port=, or fd=, and server=, "
@@ -148,8 +161,6 @@ constexpr std::array kTable{
     // Known, and refused with a reason
     OptionRow{"no-acpi", kNone, "", "", on_refused, kHidden},
     OptionRow{"usb", kNone, "", "", on_refused, kHidden},
-    OptionRow{"drive", kValue, "", "", on_refused, kHidden},
-    OptionRow{"blockdev", kValue, "", "", on_refused, kHidden},
     OptionRow{"hda", kValue, "", "", on_refused, kHidden},
     OptionRow{"cdrom", kValue, "", "", on_refused, kHidden},
     OptionRow{"netdev", kValue, "", "", on_refused, kHidden},
@@ -167,9 +178,10 @@ std::string help_text() {
       "usage: rhea [options]\n"
       "\n"
       "Runs a guest under KVM. The options are a subset of QEMU's and mean what they mean there.\n"
-      "An option list is key=value,...; a comma in a value is written twice. -object and -device\n"
-      "also take JSON. Of an option given again the last counts, of -machine, -m and -smp key by\n"
-      "key; -serial, -device, -chardev, -object, -qmp and -mon add up.\n"
+      "An option list is key=value,...; a comma in a value is written twice. -object, -blockdev\n"
+      "and -device also take JSON. Of an option given again the last counts, of -machine, -m and\n"
+      "-smp key by key; -serial, -device, -chardev, -object, -blockdev, -drive, -qmp and -mon add\n"
+      "up.\n"
       "\n";
   for (const OptionRow& row : kTable) {
     if (row.shown == Shown::kNo) continue;

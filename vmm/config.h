@@ -6,6 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "devices/io_error.h"
+#include "util/options.h"
+
 namespace rhea::vmm {
 
 enum class Accelerator : uint8_t { kKvm, kQtest };
@@ -48,6 +51,38 @@ struct MonitorConfig {
   std::string chardev_id;
 };
 
+/// -object of a type that vmm/object_table.h lists.
+struct ObjectConfig {
+  std::string type, id;
+  OptionTree options;  ///< the type's own
+  std::string origin;  ///< "-object iothread,id=iot0": what errors start with
+};
+
+/// -blockdev.
+struct BlockdevConfig {
+  OptionTree options;
+  std::string origin;
+};
+
+/// -drive: a medium, and how a device that gets it uses it.
+struct DriveConfig {
+  std::string id;
+  std::optional<OptionTree> node;  ///< none: no medium
+  /// Not empty: nobody said which format this file has. It is taken for raw if nothing in it looks
+  /// like another one.
+  std::string probed_file;
+  bool write_cache = true;
+  std::optional<devices::OnIoError> on_read_error, on_write_error;
+  std::string origin;
+};
+
+/// -device of a driver that vmm/device_table.h lists; also what -drive if=virtio asks for.
+struct DeviceConfig {
+  std::string driver, id;  ///< `id` may be empty
+  OptionTree options;      ///< the driver's own, and where it goes
+  std::string origin;
+};
+
 struct VmConfig {
   std::string machine = "pc";
   Accelerator accelerator = Accelerator::kKvm;
@@ -61,6 +96,12 @@ struct VmConfig {
   std::vector<MonitorConfig> monitors;       ///< QMP
   std::optional<std::string> qtest_chardev;  ///< -qtest
   std::optional<std::string> qtest_log;
+  // In the order of the command line, which is that of making; each list after the one before.
+  std::vector<ObjectConfig> objects;
+  std::vector<std::string> other_object_ids;  ///< of -object that are not in `objects`
+  std::vector<BlockdevConfig> blockdevs;
+  std::vector<DriveConfig> drives;
+  std::vector<DeviceConfig> devices;
   bool start_paused = false;  ///< -S
   bool no_reboot = false, no_shutdown = false;
   bool daemonize = false;

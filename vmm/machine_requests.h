@@ -14,6 +14,9 @@ class MachineRequests {
   virtual ~MachineRequests() = default;
   virtual void request_reset(Cause cause) REQUIRES(bql) = 0;
   virtual void request_shutdown(Cause cause) REQUIRES(bql) = 0;
+  /// A disk's request failed: tells the observers, and stops the machine if that is the action.
+  /// Main, service context.
+  virtual void disk_error(const DiskError& error) REQUIRES(bql) = 0;
 };
 
 }  // namespace rhea::vmm

@@ -229,6 +229,7 @@ Result<void> PcMachine::add_pci() {
   TRY(realize(host));
   map(io_root_, host->address_port(), kPciAddress);
   map(io_root_, host->data_port(), kPciData);
+  pci_host_ = std::move(host);
   return ok();
 }
 

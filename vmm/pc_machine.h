@@ -63,6 +63,7 @@ class PcMachine {
 
   memory::AddressSpace& memory() noexcept { return *memory_; }
   memory::AddressSpace& io() noexcept { return *io_; }
+  devices::PciBus& pci() noexcept { return pci_host_->bus(); }
 
   /// Puts every device into its power-on state. RAM keeps its contents.
   void reset() REQUIRES(bql);
@@ -104,6 +105,7 @@ class PcMachine {
   std::unique_ptr<memory::AddressSpace> io_;
   std::vector<Mapping> mapped_;  // in the order of mapping
   std::shared_ptr<devices::AcpiPm> pm_;
+  std::shared_ptr<devices::PciHost> pci_host_;
   std::vector<std::shared_ptr<devices::Device>> devices_;  // in the order of their realization
 };
 

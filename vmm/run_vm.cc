@@ -20,10 +20,15 @@
 #include "vmm/chardev/query_chardev.h"
 #include "vmm/kvm/kvm_accel.h"
 #include "vmm/pc_machine.h"
+#include "vmm/qmp/block_commands.h"
+#include "vmm/qmp/block_queries.h"
 #include "vmm/qmp/machine_commands.h"
+#include "vmm/qmp/object_commands.h"
 #include "vmm/qmp/server.h"
 #include "vmm/qtest.h"
 #include "vmm/qtest_accel.h"
+#include "vmm/storage.h"
+#include "vmm/user_devices.h"
 #include "vmm/version.h"
 #include "vmm/vm.h"
 #include "vmm/vm_clock.h"
@@ -72,6 +77,7 @@ class Process {
     timers_ = std::make_unique<TimerList>(*clock_, [this] { loop_->service().notify(); });
     loop_->serve_timers(timers_.get());
     vm_ = std::make_unique<Vm>(config_, Vm::Parts{*loop_, *accel_, *clock_});
+    TRY(make_storage());
     TRY(make_machine());
     TRY(open_monitors());
     signal_watch_ = TRY(loop_->service().watch(signals_.get(), FdEvents::kRead, [this](FdEvents) {
@@ -95,6 +101,11 @@ class Process {
     qtest_.reset();
     if (qmp_ != nullptr) vm_->remove_observer(*qmp_);
     qmp_.reset();
+    // Devices let go of disks and iothreads, then the graph of nodes, then the iothreads.
+    if (devices_ != nullptr) vm_->remove_observer(*devices_);
+    devices_.reset();
+    if (storage_ != nullptr) vm_->remove_observer(storage_->disks());
+    storage_.reset();
     machine_.reset();
     chardevs_.clear();
     if (loop_ != nullptr) loop_->serve_timers(nullptr);
@@ -135,6 +146,28 @@ class Process {
     return ok();
   }
 
+  Result<void> make_storage() REQUIRES(bql) {
+    storage_ = std::make_unique<Storage>(*loop_);
+    storage_->disks().set_machine(vm_.get());
+    vm_->add_observer(storage_->disks());
+    return storage_->assemble(loop_->gs(), config_);
+  }
+
+  Result<void> make_devices() REQUIRES(bql) {
+    devices_ = std::make_unique<UserDevices>(DeviceHost{.loop = *loop_,
+                                                        .storage = *storage_,
+                                                        .memory = machine_->memory(),
+                                                        .msi = accel_->msi()},
+                                             machine_->pci());
+    // Behind the disks: a device that runs requests again finds their errors forgotten.
+    vm_->add_observer(*devices_);
+    for (const DeviceConfig& config : config_.devices) {
+      auto added = devices_->add(config);
+      if (!added) return std::move(added).error().context(config.origin);
+    }
+    return ok();
+  }
+
   Result<void> make_machine() REQUIRES(bql) {
     std::vector<devices::CharBackend*> serials;
     for (const std::string& id : config_.serials) {
@@ -150,6 +183,7 @@ class Process {
                                                                 .debug_console = debug}));
     TRY(accel_->attach(machine_->memory(), machine_->io()));
     TRY(machine_->add_devices());
+    TRY(make_devices());
     TRY(accel_->create_vcpus(config_.smp, *vm_));
     return vm_->power_on(*machine_);
   }
@@ -157,6 +191,9 @@ class Process {
   Result<void> open_monitors() REQUIRES(bql) {
     QmpCommandTable commands;
     add_machine_commands(commands, *vm_);
+    add_object_commands(commands, *loop_, storage_->objects());
+    add_block_commands(commands, *loop_, *storage_);
+    add_block_queries(commands, *loop_, *storage_);
     add_chardev_commands(commands, [this] {
       std::vector<const Chardev*> list;
       for (const auto& chardev : chardevs_) list.push_back(chardev.get());
@@ -187,7 +224,9 @@ class Process {
   std::unique_ptr<Accel> accel_;
   IrqInterceptor* interceptor_ = nullptr;  // the qtest accelerator's
   std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Storage> storage_;
   std::unique_ptr<PcMachine> machine_;
+  std::unique_ptr<UserDevices> devices_;
   std::unique_ptr<QmpServer> qmp_;
   std::unique_ptr<QtestServer> qtest_;
   FdWatch signal_watch_;

@@ -136,6 +136,12 @@ void Vm::request_shutdown(Cause cause) {
   latch_and_hold();
 }
 
+void Vm::disk_error(const DiskError& error) {
+  tell([&error](VmObserver& o) { o.disk_error(error); });
+  const bool stops = error.error.action == devices::OnIoError::kStop;
+  if (stops && state_ == RunState::kRunning) halt(RunState::kIoError);
+}
+
 void Vm::triple_fault() {
   bql.assert_held();
   request_reset(Cause::kGuestReset);

@@ -55,6 +55,7 @@ class Vm final : public VmControl, public MachineRequests, public VcpuEvents {
 
   void request_reset(Cause cause) override REQUIRES(bql);
   void request_shutdown(Cause cause) override REQUIRES(bql);
+  void disk_error(const DiskError& error) override REQUIRES(bql);
   void triple_fault() override;
   void internal_error(std::string report) override;
 

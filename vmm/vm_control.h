@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "devices/io_error.h"
 #include "util/bql.h"
 #include "util/error.h"
 
@@ -60,16 +61,25 @@ struct KvmInfo {
   bool present = false;
 };
 
+/// A disk's request failed, and what is done about it.
+struct DiskError {
+  std::string drive_id;        ///< empty for a disk of -blockdev
+  std::string qdev;            ///< the device's path
+  bool tracks_status = false;  ///< whether query-block shows an io-status
+  devices::IoError error;
+};
+
 /// What happened to the machine, for whoever publishes events.
 /// Thread: main, service context, BQL held.
 class VmObserver {
  public:
   virtual ~VmObserver() = default;
-  virtual void stopped() {}              // STOP
-  virtual void resumed() {}              // RESUME
-  virtual void was_reset(Cause) {}       // RESET {guest, reason}
-  virtual void powerdown_requested() {}  // POWERDOWN
-  virtual void shutting_down(Cause) {}   // SHUTDOWN {guest, reason}
+  virtual void stopped() {}                     // STOP
+  virtual void resumed() {}                     // RESUME
+  virtual void was_reset(Cause) {}              // RESET {guest, reason}
+  virtual void powerdown_requested() {}         // POWERDOWN
+  virtual void shutting_down(Cause) {}          // SHUTDOWN {guest, reason}
+  virtual void disk_error(const DiskError&) {}  // BLOCK_IO_ERROR
 };
 
 /// Thread: main, service context, BQL held. Each action has told the observers when it returns, so

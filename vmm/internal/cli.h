@@ -55,6 +55,12 @@ struct MemoryObject {
   std::string origin;
 };
 
+/// Where a -drive is plugged in.
+struct DriveUse {
+  bool is_virtio = false;  ///< else a -device names it
+  uint64_t index = 0;      ///< differ among those of one kind
+};
+
 /// The command line as far as it was read.
 /// Invariants: `print` is set by the first option that asks for text; nothing is read after it.
 struct Draft {
@@ -68,6 +74,7 @@ struct Draft {
   bool mem_prealloc = false;
   std::vector<MemoryObject> memory_objects;
   std::set<std::string> object_ids, device_ids;
+  std::vector<DriveUse> drives;  ///< as many as config.drives
 
   bool defaults = true;
   bool nographic = false;
@@ -136,8 +143,18 @@ Result<void> on_qmp(Draft& draft, const Given& given);
 Result<void> on_mon(Draft& draft, const Given& given);
 Result<void> on_monitor(Draft& draft, const Given& given);
 Result<void> on_qtest(Draft& draft, const Given& given);
-Result<void> on_device(Draft& draft, const Given& given);
+/// -device isa-serial. `reader` has what is left after `driver` and `id`.
+Result<void> add_isa_serial(Draft& draft, const Given& given, OptionReader& reader);
 Result<void> finish_consoles(Draft& draft);
+
+// cli_block.cc
+Result<void> on_blockdev(Draft& draft, const Given& given);
+Result<void> on_drive(Draft& draft, const Given& given);
+/// Asks for the devices of -drive if=virtio, behind all that -device asks for.
+void finish_drives(Draft& draft);
+
+// cli_device.cc
+Result<void> on_device(Draft& draft, const Given& given);
 
 // cli_identity.cc
 Result<void> on_name(Draft& draft, const Given& given);

@@ -1,5 +1,6 @@
 #include "vmm/qmp/server.h"
 
+#include <cerrno>
 #include <utility>
 
 namespace rhea::vmm {
@@ -31,6 +32,19 @@ ReplyJson cause_json(Cause cause) {
   json["guest"] = is_guest(cause);
   json["reason"] = to_string(cause);
   return json;
+}
+
+std::string_view action_name(devices::OnIoError action) {
+  switch (action) {
+    case devices::OnIoError::kReport:
+      return "report";
+    case devices::OnIoError::kIgnore:
+      return "ignore";
+    case devices::OnIoError::kStop:
+    case devices::OnIoError::kNoSpace:  // a policy; what is done is one of the others
+      return "stop";
+  }
+  std::unreachable();
 }
 
 }  // namespace
@@ -72,5 +86,18 @@ void QmpServer::resumed() { publish("RESUME"); }
 void QmpServer::was_reset(Cause cause) { publish("RESET", cause_json(cause)); }
 void QmpServer::powerdown_requested() { publish("POWERDOWN"); }
 void QmpServer::shutting_down(Cause cause) { publish("SHUTDOWN", cause_json(cause)); }
+
+void QmpServer::disk_error(const DiskError& error) {
+  ReplyJson json;
+  json["device"] = error.drive_id;
+  json["qom-path"] = error.qdev;
+  if (!error.error.node.empty()) json["node-name"] = error.error.node;
+  const bool read = error.error.operation == devices::IoError::Operation::kRead;
+  json["operation"] = read ? "read" : "write";
+  json["action"] = action_name(error.error.action);
+  if (error.tracks_status) json["nospace"] = error.error.os_errno == ENOSPC;
+  json["reason"] = error.error.reason;
+  publish("BLOCK_IO_ERROR", json);
+}
 
 }  // namespace rhea::vmm

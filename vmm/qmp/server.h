@@ -42,6 +42,7 @@ class QmpServer final : public VmObserver {
   void was_reset(Cause cause) override;
   void powerdown_requested() override;
   void shutting_down(Cause cause) override;
+  void disk_error(const DiskError& error) override;
 
  private:
   AioContext& context_;

@@ -1,0 +1,76 @@
+// DeviceRequest: what a driver makes a device from.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "block/backend.h"
+#include "devices/io_error.h"
+#include "devices/msi.h"
+#include "memory/address_space.h"
+#include "util/main_loop.h"
+#include "util/option_reader.h"
+#include "vmm/disks.h"
+#include "vmm/iothread_object.h"
+#include "vmm/storage.h"
+
+namespace rhea::vmm {
+
+/// The machine around a device. All of it outlives the device's unrealize().
+struct DeviceHost {
+  MainLoop& loop;
+  Storage& storage;
+  memory::AddressSpace& memory;
+  devices::MsiRouter& msi;
+};
+
+/// What a device does when the machine stops and goes on.
+struct RunHooks {
+  std::function<void()> stopped, runs;
+};
+
+/// One device being made: its options, and what they name. What it took it holds until the device
+/// goes: its owner keeps the request beside the device.
+///
+/// Thread: main, service context, BQL held. Errors: texts are QEMU's where it has one.
+class DeviceRequest {
+ public:
+  /// `id` may be empty; `path` is "/machine/peripheral/vd0".
+  DeviceRequest(const DeviceHost& host, std::string id, std::string path, OptionTree options);
+  /// Gives back what was taken. The device is quiet, or was never realized.
+  ~DeviceRequest();
+  DeviceRequest(const DeviceRequest&) = delete;
+  DeviceRequest& operator=(const DeviceRequest&) = delete;
+
+  const DeviceHost& host() const noexcept { return host_; }
+  const std::string& id() const noexcept { return id_; }
+  const std::string& path() const noexcept { return path_; }
+  /// "vd0", or the path: what errors call the device.
+  const std::string& name() const noexcept { return id_.empty() ? path_ : id_; }
+  OptionReader& options() noexcept { return options_; }
+
+  /// Takes drive=, rerror=, werror= and write-cache=, and claims the disk. Once the device has a
+  /// backend it tells the disk. `backend_driver` is what QEMU calls the part that has the property:
+  /// "virtio-blk-device".
+  Result<Disk*> take_disk(std::string_view backend_driver);
+  /// Takes iothread=: that thread's context, or main's block context.
+  Result<AioContext*> take_iothread();
+  /// The context of an iothread that another option names.
+  Result<AioContext*> use_iothread(const std::string& id);
+  /// As long as the device is there. A machine that is made has stopped.
+  void set_run_hooks(RunHooks hooks) { hooks_ = std::move(hooks); }
+  const RunHooks& run_hooks() const noexcept { return hooks_; }
+
+ private:
+  const DeviceHost host_;
+  const std::string id_, path_;
+  OptionReader options_;
+  std::vector<IoThreadUse> iothreads_;
+  std::vector<Disk*> disks_;
+  RunHooks hooks_{.stopped = [] {}, .runs = [] {}};
+};
+
+}  // namespace rhea::vmm

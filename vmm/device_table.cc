@@ -1,0 +1,71 @@
+#include "vmm/device_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "vmm/virtio_blk_pci.h"
+
+namespace rhea::vmm {
+namespace {
+
+constexpr std::array kIsaSerial{
+    DeviceProperty{"chardev", "str", "ID of the chardev to connect"},
+    DeviceProperty{"index", "uint32", "0 or 1: which port; else the first that is free"},
+};
+
+/// What every device on PCI takes.
+constexpr std::array kPciProperties{
+    DeviceProperty{"addr", "int32", "slot, and function 0 if given: 5, 0x5 or 05.0"},
+    DeviceProperty{"bus", "str", "pci.0, the only one"},
+};
+
+}  // namespace
+
+std::span<const DeviceRow> device_table() {
+  static const std::array rows{
+      DeviceRow{"isa-serial", "ISA", "", kIsaSerial, nullptr},
+      DeviceRow{"virtio-blk-pci", "PCI", "a disk", virtio_blk_pci_properties(),
+                make_virtio_blk_pci},
+  };
+  return rows;
+}
+
+const DeviceRow* find_device_row(std::span<const DeviceRow> table,
+                                 std::string_view driver) noexcept {
+  const auto row = std::ranges::find(table, driver, &DeviceRow::driver);
+  return row == table.end() ? nullptr : &*row;
+}
+
+const DeviceRow* find_device_row(std::string_view driver) noexcept {
+  return find_device_row(device_table(), driver);
+}
+
+std::string device_list_help() {
+  std::string text = "Devices:\n";
+  for (const DeviceRow& row : device_table()) {
+    text += fmt::format("name \"{}\", bus {}", row.driver, row.bus);
+    if (!row.description.empty()) text += fmt::format(", desc \"{}\"", row.description);
+    text += '\n';
+  }
+  return text;
+}
+
+std::string device_help(const DeviceRow& row) {
+  std::vector<DeviceProperty> properties(row.properties.begin(), row.properties.end());
+  if (row.bus == "PCI") {
+    properties.insert(properties.end(), kPciProperties.begin(), kPciProperties.end());
+  }
+  std::ranges::sort(properties, {}, &DeviceProperty::name);
+  std::string text = fmt::format("{} options:\n", row.driver);
+  for (const DeviceProperty& property : properties) {
+    const std::string typed = fmt::format("{}=<{}>", property.name, property.type);
+    text += property.help.empty() ? fmt::format("  {}\n", typed)
+                                  : fmt::format("  {:<22} - {}\n", typed, property.help);
+  }
+  return text;
+}
+
+}  // namespace rhea::vmm

@@ -1,0 +1,122 @@
+#include "vmm/disks.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "util/check.h"
+#include "vmm/image_probe.h"
+
+namespace rhea::vmm {
+
+using devices::OnIoError;
+
+std::string_view to_string(IoStatus status) noexcept {
+  switch (status) {
+    case IoStatus::kOk:
+      return "ok";
+    case IoStatus::kFailed:
+      return "failed";
+    case IoStatus::kNoSpace:
+      return "nospace";
+  }
+  RHEA_UNREACHABLE("I/O status {}", static_cast<unsigned>(status));
+}
+
+block::Node* Disk::node(Gs& gs) const noexcept {
+  return backend_ != nullptr ? backend_->node(gs) : drive_node_.get();
+}
+
+std::optional<IoStatus> Disk::io_status() const noexcept {
+  const auto can_stop = [](OnIoError policy) {
+    return policy == OnIoError::kStop || policy == OnIoError::kNoSpace;
+  };
+  if (backend_ == nullptr) return std::nullopt;
+  if (!can_stop(on_read_error_) && !can_stop(on_write_error_)) return std::nullopt;
+  return io_status_;
+}
+
+void Disk::io_error(const devices::IoError& error) {
+  if (error.action == OnIoError::kStop && io_status_ == IoStatus::kOk) {
+    io_status_ = error.os_errno == ENOSPC ? IoStatus::kNoSpace : IoStatus::kFailed;
+  }
+  if (disks_.machine_ == nullptr) return;
+  disks_.machine_->disk_error({.drive_id = drive_id_,
+                               .qdev = qdev_,
+                               .tracks_status = io_status().has_value(),
+                               .error = error});
+}
+
+Disks::~Disks() {
+  for (const auto& disk : disks_) {
+    RHEA_CHECK(disk->qdev_.empty(), "'{}' still has its disk", disk->qdev_);
+  }
+}
+
+Disk* Disks::find_drive(std::string_view id) const noexcept {
+  const auto at = std::ranges::find_if(
+      disks_, [&](const auto& disk) { return !id.empty() && disk->drive_id_ == id; });
+  return at == disks_.end() ? nullptr : at->get();
+}
+
+Result<void> Disks::add_drive(Gs& gs, const DriveConfig& drive) {
+  if (find_drive(drive.id) != nullptr) {
+    return fail(ErrorKind::kExists, "Duplicate ID '{}' for drive", drive.id);
+  }
+  if (graph_.find(gs, drive.id) != nullptr) {
+    return fail(ErrorKind::kExists, "Device name '{}' conflicts with an existing node name",
+                drive.id);
+  }
+  block::NodeRef node;
+  if (drive.node) {
+    OptionTree options = *drive.node;
+    node = TRY(drive.probed_file.empty()
+                   ? graph_.open(gs, std::move(options))
+                   : open_probed(gs, graph_, std::move(options), drive.probed_file));
+  }
+  std::unique_ptr<Disk> disk(new Disk(*this));
+  disk->drive_id_ = drive.id;
+  disk->drive_node_ = std::move(node);
+  disk->write_cache_ = drive.write_cache;
+  disk->on_read_error_ = drive.on_read_error.value_or(disk->on_read_error_);
+  disk->on_write_error_ = drive.on_write_error.value_or(disk->on_write_error_);
+  disks_.push_back(std::move(disk));
+  return ok();
+}
+
+Result<Disk*> Disks::attach(Gs& gs, std::string_view drive, const DiskUse& use) {
+  Disk* disk = find_drive(drive);
+  if (disk != nullptr && !disk->qdev_.empty()) {
+    return fail(ErrorKind::kBusy, "Drive '{}' is already in use by another device", drive);
+  }
+  if (disk != nullptr && !disk->drive_node_) {
+    return fail(ErrorKind::kNotFound, "Device needs media, but drive is empty");
+  }
+  const block::Node* node = disk != nullptr ? disk->drive_node_.get() : graph_.find(gs, drive);
+  if (node == nullptr) {
+    return fail(ErrorKind::kNotFound, "Property '{}.drive' can't find value '{}'", use.driver,
+                drive);
+  }
+  if (disk == nullptr) {
+    disks_.push_back(std::unique_ptr<Disk>(new Disk(*this)));
+    disk = disks_.back().get();
+  }
+  disk->node_name_ = node->name();
+  disk->qdev_ = use.qdev;
+  disk->write_cache_ = use.write_cache.value_or(disk->write_cache_);
+  disk->on_read_error_ = use.on_read_error.value_or(disk->on_read_error_);
+  disk->on_write_error_ = use.on_write_error.value_or(disk->on_write_error_);
+  disk->io_status_ = IoStatus::kOk;
+  return disk;
+}
+
+void Disks::detach(Disk& disk) {
+  // A -drive lives as long as its device.
+  std::erase_if(disks_, [&](const auto& other) { return other.get() == &disk; });
+}
+
+void Disks::resumed() {
+  for (const auto& disk : disks_) disk->io_status_ = IoStatus::kOk;
+}
+
+}  // namespace rhea::vmm

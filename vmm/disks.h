@@ -1,0 +1,113 @@
+// Disks: what -drive made and what devices use: the upper ends of the block graph.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "block/graph.h"
+#include "devices/io_error.h"
+#include "util/bql.h"
+#include "vmm/config.h"
+#include "vmm/machine_requests.h"
+#include "vmm/vm_control.h"
+
+namespace rhea::vmm {
+
+/// Whether a disk's last requests went well, for query-block.
+enum class IoStatus : uint8_t { kOk, kFailed, kNoSpace };
+std::string_view to_string(IoStatus status) noexcept;
+
+class Disks;
+
+/// One disk: a -drive, a device's use of a node, or both.
+///
+/// Thread: main, service context, BQL held. Owns: a share of the node, if it is of a -drive.
+class Disk final : public devices::IoErrorSink {
+ public:
+  /// Of -drive; empty for a disk that a device made of a node.
+  const std::string& drive_id() const noexcept { return drive_id_; }
+  /// "/machine/peripheral/vd0/virtio-backend"; empty without a device.
+  const std::string& qdev() const noexcept { return qdev_; }
+  /// The device's; null without one.
+  block::BlockBackend* backend() const noexcept { return backend_; }
+  /// What the device is to use: the name of the medium, even of one without a name of the user's.
+  const std::string& node_name() const noexcept { return node_name_; }
+  /// The medium; null if there is none.
+  block::Node* node(Gs& gs) const noexcept;
+  bool write_cache() const noexcept {
+    return backend_ != nullptr ? backend_->write_cache() : write_cache_;
+  }
+  devices::OnIoError on_read_error() const noexcept { return on_read_error_; }
+  devices::OnIoError on_write_error() const noexcept { return on_write_error_; }
+  /// None if no error can stop the machine.
+  std::optional<IoStatus> io_status() const noexcept;
+
+  /// The device's backend, as long as the device has the disk.
+  void set_backend(block::BlockBackend* backend) noexcept { backend_ = backend; }
+
+  void io_error(const devices::IoError& error) override REQUIRES(bql);
+
+ private:
+  friend class Disks;
+  explicit Disk(Disks& disks) : disks_(disks) {}
+
+  Disks& disks_;
+  std::string drive_id_, qdev_, node_name_;
+  block::NodeRef drive_node_;
+  block::BlockBackend* backend_ = nullptr;
+  bool write_cache_ = true;
+  devices::OnIoError on_read_error_ = devices::OnIoError::kReport;
+  devices::OnIoError on_write_error_ = devices::OnIoError::kNoSpace;
+  IoStatus io_status_ = IoStatus::kOk;
+};
+
+/// How a device uses a disk; what it does not say is as -drive said, or as usual.
+struct DiskUse {
+  std::string driver;  ///< "virtio-blk-device", for errors
+  std::string qdev;
+  std::optional<bool> write_cache{};
+  std::optional<devices::OnIoError> on_read_error{}, on_write_error{};
+};
+
+/// All disks of the machine, in the order of making.
+///
+/// Thread: as Disk. Owns: the disks. Invariants: ids of drives differ from each other and from
+/// names of nodes; at the end no device has one.
+/// Errors: texts are QEMU's where it has one.
+class Disks final : public VmObserver {
+ public:
+  explicit Disks(block::Graph& graph) : graph_(graph) {}
+  ~Disks() override;
+  Disks(const Disks&) = delete;
+  Disks& operator=(const Disks&) = delete;
+
+  /// Whom to tell of errors; null drops them. Before the first request.
+  void set_machine(MachineRequests* machine) { machine_ = machine; }
+
+  /// Opens what -drive asks for. Errors: a taken id; the node's; a file whose format nobody named
+  /// and that is not raw.
+  Result<void> add_drive(Gs& gs, const DriveConfig& drive);
+  /// Gives a device what its property `drive` names: a -drive, or else a node. The device makes the
+  /// backend and tells of it. Errors: kNotFound, kBusy.
+  Result<Disk*> attach(Gs& gs, std::string_view drive, const DiskUse& use);
+  /// The device is gone, and the disk with it.
+  void detach(Disk& disk);
+
+  Disk* find_drive(std::string_view id) const noexcept;
+  std::span<const std::unique_ptr<Disk>> all() const noexcept { return disks_; }
+
+  /// Requests that failed run again: all is well until they fail again.
+  void resumed() override;
+
+ private:
+  friend class Disk;
+  block::Graph& graph_;
+  MachineRequests* machine_ = nullptr;
+  std::vector<std::unique_ptr<Disk>> disks_;
+};
+
+}  // namespace rhea::vmm

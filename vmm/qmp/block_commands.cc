@@ -1,0 +1,192 @@
+#include "vmm/qmp/block_commands.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "util/bql.h"
+#include "util/parse.h"
+#include "vmm/iothread_object.h"
+#include "vmm/qmp/json_options.h"
+
+namespace rhea::vmm {
+namespace {
+
+QmpError generic(std::string description) { return {.description = std::move(description)}; }
+
+std::string text_or_empty(const Json& arguments, const char* name) {
+  const auto member = arguments.find(name);
+  return member == arguments.end() ? std::string() : member->get<std::string>();
+}
+
+QmpResult blockdev_add(Gs& gs, Storage& storage, const Json& arguments) {
+  const auto driver = arguments.find("driver");
+  if (driver == arguments.end()) return generic("Parameter 'driver' is missing");
+  if (const auto name = arguments.find("node-name"); name != arguments.end() && name->is_string()) {
+    const auto& text = name->get_ref<const std::string&>();
+    if (!is_identifier(text)) return generic(fmt::format("Invalid node-name: '{}'", text));
+    if (storage.disks().find_drive(text) != nullptr) {
+      return generic(fmt::format("node-name={} is conflicting with a device id", text));
+    }
+  }
+  TRY(storage.graph().add(gs, TRY(json_options(arguments))));
+  return qmp_done();
+}
+
+/// One node: what several must do together, or not at all, the graph can not yet.
+QmpResult blockdev_reopen(Gs& gs, Storage& storage, const Json& arguments) {
+  const Json& list = arguments["options"];
+  if (list.size() != 1) {
+    return generic(
+        fmt::format("Parameter 'options' must have one element, not {}: one node can be "
+                    "reopened at a time",
+                    list.size()));
+  }
+  const Json& options = list.front();
+  if (!options.is_object()) {
+    return generic("Invalid parameter type for 'options[0]', expected: object");
+  }
+  if (!options.contains("node-name")) return generic("node-name not specified");
+  TRY(storage.graph().reopen(gs, TRY(json_options(options))));
+  return qmp_done();
+}
+
+/// The medium of a -drive, or a node by its name.
+Result<block::Node*> medium(Gs& gs, Storage& storage, const std::string& device,
+                            const std::string& node_name) {
+  if (const Disk* disk = storage.disks().find_drive(device)) {
+    block::Node* node = disk->node(gs);
+    if (node == nullptr) return fail(ErrorKind::kNotFound, "Device '{}' has no medium", device);
+    return node;
+  }
+  block::Node* node = storage.graph().find(gs, node_name);
+  if (node == nullptr) {
+    return fail(ErrorKind::kNotFound, "Cannot find device='{}' nor node-name='{}'", device,
+                node_name);
+  }
+  return node;
+}
+
+QmpResult block_resize(Gs& gs, Storage& storage, const Json& arguments) {
+  block::Node* node = TRY(medium(gs, storage, text_or_empty(arguments, "device"),
+                                 text_or_empty(arguments, "node-name")));
+  const Json& size = arguments["size"];
+  // Offsets are signed in the host's calls.
+  constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
+  if (!size.is_number_unsigned() || size.get<uint64_t>() > kMost) {
+    return generic("Parameter 'size' expects a >0 size");
+  }
+  TRY(storage.graph().resize(gs, *node, size.get<uint64_t>()));
+  return qmp_done();
+}
+
+/// A disk by what names it: `device` is a -drive's id, `id` a device's.
+const Disk* find_disk(Storage& storage, const std::string& device, const std::string& id) {
+  const auto disks = storage.disks().all();
+  const auto at = std::ranges::find_if(disks, [&](const auto& disk) {
+    if (!device.empty()) return disk->drive_id() == device;
+    return disk->qdev() == fmt::format("/machine/peripheral/{}/virtio-backend", id) ||
+           disk->qdev() == id || disk->qdev() == id + "/virtio-backend";
+  });
+  return at == disks.end() ? nullptr : at->get();
+}
+
+/// Where limits meet the disk. The throttle driver replaces this by a node of its own above the
+/// disk's medium, with the limits in `arguments`.
+Result<void> set_limits(Gs&, const Disk&, const Json& /*arguments*/) {
+  return fail(
+      ErrorKind::kUnsupported,
+      "limits are a node's: put a 'throttle' node with a throttle-group over the disk's medium");
+}
+
+QmpResult block_set_io_throttle(Gs& gs, Storage& storage, const Json& arguments) {
+  const std::string device = text_or_empty(arguments, "device");
+  const std::string id = text_or_empty(arguments, "id");
+  if (device.empty() == id.empty()) return generic("Need exactly one of 'device' and 'id'");
+  const Disk* disk = find_disk(storage, device, id);
+  if (disk == nullptr) {
+    return QmpError{QmpErrorClass::kDeviceNotFound,
+                    fmt::format("Device '{}' not found", device.empty() ? id : device)};
+  }
+  if (disk->node(gs) == nullptr) return generic("Device has no medium");
+  TRY(set_limits(gs, *disk, arguments));
+  return qmp_done();
+}
+
+std::vector<QmpArgument> throttle_arguments() {
+  std::vector<QmpArgument> arguments{{"device", QmpType::kString, QmpPresence::kOptional},
+                                     {"id", QmpType::kString, QmpPresence::kOptional}};
+  constexpr std::array kRates{"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
+  for (const char* rate : kRates) arguments.push_back({rate, QmpType::kInteger});
+  for (const char* rate : kRates) {
+    for (const char* suffix : {"_max", "_max_length"}) {
+      arguments.push_back({std::string(rate) + suffix, QmpType::kInteger, QmpPresence::kOptional});
+    }
+  }
+  arguments.push_back({"iops_size", QmpType::kInteger, QmpPresence::kOptional});
+  arguments.push_back({"group", QmpType::kString, QmpPresence::kOptional});
+  return arguments;
+}
+
+/// A node has no thread of its own here: its requests run where their sender is. So one without a
+/// device can be said to be anywhere, and one with a device is where the device's queues are.
+QmpResult set_iothread(Gs& gs, Storage& storage, const Json& arguments) {
+  const auto name = arguments["node-name"].get<std::string>();
+  const Json& iothread = arguments["iothread"];
+  if (!iothread.is_string() && !iothread.is_null()) {
+    return generic("Invalid parameter type for 'iothread', expected: StrOrNull");
+  }
+  const block::Node* node = storage.graph().find(gs, name);
+  if (node == nullptr) {
+    return generic(fmt::format("Failed to find node with node-name='{}'", name));
+  }
+  for (const auto& disk : storage.disks().all()) {
+    if (disk->backend() == nullptr || disk->node(gs) != node) continue;
+    return generic(fmt::format("Node {} is used by {}, whose own iothread runs its requests", name,
+                               disk->backend()->describe()));
+  }
+  if (iothread.is_null()) return qmp_done();
+  const auto& id = iothread.get_ref<const std::string&>();
+  const ObjectTable::Entry* entry = storage.objects().find(id);
+  if (entry == nullptr || dynamic_cast<const IoThreadObject*>(entry->object.get()) == nullptr) {
+    return generic(fmt::format("Cannot find iothread {}", id));
+  }
+  return qmp_done();
+}
+
+}  // namespace
+
+void add_block_commands(QmpCommandTable& table, MainLoop& loop, Storage& storage) {
+  using Function = QmpResult (*)(Gs&, Storage&, const Json&);
+  const auto add = [&](const char* name, std::vector<QmpArgument> arguments, Function function,
+                       QmpShape shape = QmpShape::kDeclared) {
+    table.add({name, std::move(arguments),
+               [&loop, &storage, function](const Json& a) {
+                 bql.assert_held();
+                 return function(loop.gs(), storage, a);
+               },
+               shape});
+  };
+  const QmpArgument node_name{"node-name", QmpType::kString};
+  add("blockdev-add", {}, blockdev_add, QmpShape::kAny);
+  add("blockdev-del", {node_name}, [](Gs& gs, Storage& s, const Json& a) -> QmpResult {
+    TRY(s.graph().del(gs, a["node-name"].get<std::string>()));
+    return qmp_done();
+  });
+  add("blockdev-reopen", {{"options", QmpType::kArray}}, blockdev_reopen);
+  add("block_resize",
+      {{"device", QmpType::kString, QmpPresence::kOptional},
+       {"node-name", QmpType::kString, QmpPresence::kOptional},
+       {"size", QmpType::kInteger}},
+      block_resize);
+  add("block_set_io_throttle", throttle_arguments(), block_set_io_throttle);
+  add("x-blockdev-set-iothread",
+      {node_name,
+       {"iothread", QmpType::kAny},
+       {"force", QmpType::kBoolean, QmpPresence::kOptional}},
+      set_iothread);
+}
+
+}  // namespace rhea::vmm

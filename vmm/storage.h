@@ -1,0 +1,41 @@
+// Storage: the block layer of one machine: threads, nodes and disks.
+#pragma once
+
+#include <memory>
+
+#include "block/graph.h"
+#include "util/main_loop.h"
+#include "util/thread_pool.h"
+#include "vmm/config.h"
+#include "vmm/disks.h"
+#include "vmm/object_table.h"
+
+namespace rhea::vmm {
+
+/// What -object, -blockdev and -drive make, and the monitor changes.
+///
+/// Thread: main, service context, BQL held. Owns: its parts, in the order in which they may be used
+/// by each other: objects, graph, disks. Invariants: devices have let go of their disks and
+/// iothreads before it goes. It starts no thread before an object or a request asks for one.
+class Storage {
+ public:
+  explicit Storage(MainLoop& loop) REQUIRES(bql);
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  /// Errors: "-OPT VALUE: reason".
+  Result<void> assemble(Gs& gs, const VmConfig& config);
+
+  ObjectTable& objects() noexcept { return objects_; }
+  block::Graph& graph() noexcept { return graph_; }
+  Disks& disks() noexcept { return disks_; }
+
+ private:
+  ThreadPool pool_;
+  ObjectTable objects_;  // knows the graph, which goes before iothreads do
+  block::Graph graph_;
+  Disks disks_;
+};
+
+}  // namespace rhea::vmm
