@@ -141,7 +141,7 @@ TEST_CASE("-chardev: each backend takes its own keys", "[cli]") {
   CHECK(named("socket,id=a,path=/s,server=on,wait=off").path == "/s");
   CHECK(named("socket,id=a,fd=27,server=on,wait=off").fd == 27);
   CHECK(named("socket,id=a,host=h,port=1").port == 1);
-  CHECK(named(R"({"backend":"socket","id":"a","host":"h","port":1,"server":true})").server);
+  CHECK(named(R"({"backend":"socket","id":"a","host":"h","port":"1","server":true})").server);
 }
 
 TEST_CASE("-chardev: a mistake is named", "[cli]") {

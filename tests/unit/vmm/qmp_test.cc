@@ -1,4 +1,5 @@
 #include <catch2/catch.hpp>
+#include <cerrno>
 #include <memory>
 #include <regex>
 #include <string>
@@ -101,6 +102,27 @@ TEST_CASE("QMP: the greeting and the negotiation are QEMU's, byte for byte", "[q
   CHECK(f.a.take_sent() ==
         "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"Capabilities negotiation is "
         "already complete, command ignored\"}}\r\n");
+}
+
+TEST_CASE("QMP: a disk's error is an event with QEMU's members", "[qmp]") {
+  Fixture f;
+  f.connect(f.a);
+  f.vm.tell([](VmObserver& o) {
+    o.disk_error({.drive_id = "",
+                  .qdev = "/machine/peripheral/vd0/virtio-backend",
+                  .tracks_status = true,
+                  .error = {.device = "vd0",
+                            .node = "n0",
+                            .operation = devices::IoError::Operation::kWrite,
+                            .action = devices::OnIoError::kStop,
+                            .os_errno = ENOSPC,
+                            .reason = "No space left on device"}});
+  });
+  CHECK(timeless(f.a.take_sent()) ==
+        event("\"BLOCK_IO_ERROR\", \"data\": {\"device\": \"\", \"qom-path\": "
+              "\"/machine/peripheral/vd0/virtio-backend\", \"node-name\": \"n0\", "
+              "\"operation\": \"write\", \"action\": \"stop\", \"nospace\": true, \"reason\": "
+              "\"No space left on device\"}"));
 }
 
 TEST_CASE("QMP: queries answer QEMU's members in QEMU's order", "[qmp]") {

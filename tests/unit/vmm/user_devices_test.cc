@@ -1,0 +1,282 @@
+#include "vmm/user_devices.h"
+
+#include <array>
+#include <catch2/catch.hpp>
+#include <cerrno>
+#include <optional>
+
+#include "devices/msi.h"
+#include "devices/virtio/virtio_blk.h"
+#include "devices/virtio/virtio_pci.h"
+#include "memory/address_space.h"
+#include "tests/unit/vmm/storage_fixture.h"
+#include "vmm/qtest_accel.h"
+#include "vmm/vm.h"
+
+using namespace rhea;
+using namespace rhea::vmm;
+using devices::IoError;
+using rhea::test::StorageFixture;
+using devices::OnIoError;
+
+namespace {
+
+const devices::VirtioBlk& disk_at(const devices::PciBus& bus, unsigned slot) {
+  bql.assert_held();
+  auto* pci = dynamic_cast<devices::VirtioPci*>(bus.device_at(slot));
+  return dynamic_cast<const devices::VirtioBlk&>(pci->device());
+}
+
+/// No machine: nobody takes messages.
+struct NoMessages final : devices::MsiRouter {
+  Result<std::unique_ptr<devices::MsiVector>> add_vector() override {
+    return std::make_unique<Vector>();
+  }
+  struct Vector final : devices::MsiVector {
+    void signal() noexcept override {}
+    Result<void> connect(const devices::MsiMessage&) override { return ok(); }
+    void disconnect() override {}
+    bool pending() override { return false; }
+    void clear() override {}
+  };
+};
+
+/// A bus, and devices on it.
+class Fixture : public StorageFixture {
+ public:
+  explicit Fixture(std::string_view line) NO_THREAD_SAFETY_ANALYSIS : StorageFixture(line) {
+    space_.emplace("memory", root_);
+    bus_.emplace("pci.0", io_, memory_, std::array<devices::IrqLine, devices::PciBus::kWires>{});
+    devices_ = std::make_unique<UserDevices>(
+        DeviceHost{.loop = loop(), .storage = storage(), .memory = *space_, .msi = msi_}, *bus_);
+  }
+  ~Fixture() { devices_.reset(); }
+
+  /// "no error", or what is wrong with "virtio-blk-pci,...".
+  std::string plug(std::string_view value) NO_THREAD_SAFETY_ANALYSIS {
+    OptionReader reader(MUST(parse_options(value, {.implied_key = "driver"})));
+    DeviceConfig config;
+    config.driver = MUST(reader.take_required("driver"));
+    config.id = MUST(reader.take_string("id")).value_or("");
+    config.options = reader.take_rest();
+    const auto added = devices_->add(config);
+    return added ? "no error" : added.error().message();
+  }
+  devices::PciDevice* at(unsigned slot) NO_THREAD_SAFETY_ANALYSIS { return bus_->device_at(slot); }
+  void unplug_all() { devices_.reset(); }
+  UserDevices& devices() { return *devices_; }
+  const devices::VirtioBlk& disk(unsigned slot) { return disk_at(*bus_, slot); }
+
+ private:
+  memory::MemoryRegion root_{"root", uint64_t{1} << 32}, io_{"io", 1 << 16},
+      memory_{"memory", uint64_t{1} << 32};
+  std::optional<memory::AddressSpace> space_;
+  std::optional<devices::PciBus> bus_;
+  NoMessages msi_;
+  std::unique_ptr<UserDevices> devices_;
+};
+
+/// Writes down what a machine would be told.
+struct FakeMachine final : MachineRequests {
+  void request_reset(Cause) override {}
+  void request_shutdown(Cause) override {}
+  void disk_error(const DiskError& error) override { errors.push_back(error); }
+  std::vector<DiskError> errors;
+};
+
+}  // namespace
+
+TEST_CASE("UserDevices: a device holds its disk and its iothread until it goes", "[userdevices]") {
+  Fixture f("-object iothread,id=iot0 -blockdev null-co,node-name=n0");
+  REQUIRE(f.plug("virtio-blk-pci,id=vd0,drive=n0,iothread=iot0,num-queues=2") == "no error");
+  CHECK(f.at(2)->id() == "vd0");
+  CHECK(f.disk(2).config().queues.size() == 2);
+  CHECK(f.disk(2).config().queues[0] != &f.loop().block());
+  CHECK(f.ask("object-del", R"({"id":"iot0"})") ==
+        "GenericError: object 'iot0' is in use, can not be deleted: device 'vd0' uses it");
+  CHECK(f.ask("blockdev-del", R"({"node-name":"n0"})") == "GenericError: Node n0 is in use");
+  CHECK(f.ask("x-blockdev-set-iothread", R"({"node-name":"n0","iothread":null})") ==
+        "GenericError: Node n0 is used by block device 'vd0', whose own iothread runs its "
+        "requests");
+  const auto block = f.answer("query-block");
+  REQUIRE(block.size() == 1);
+  CHECK(block[0]["device"] == "");
+  CHECK(block[0]["qdev"] == "/machine/peripheral/vd0/virtio-backend");
+  CHECK(block[0]["removable"] == false);
+  CHECK(block[0]["inserted"]["node-name"] == "n0");
+  CHECK(block[0]["io-status"] == "ok");
+  f.unplug_all();
+  CHECK(f.ask("query-block") == "[]");
+  CHECK(f.ask("blockdev-del", R"({"node-name":"n0"})") == "{}");
+  CHECK(f.ask("object-del", R"({"id":"iot0"})") == "{}");
+}
+
+TEST_CASE("UserDevices: a drive's settings are the device's unless it says else", "[userdevices]") {
+  Fixture f(
+      "-drive driver=null-co,if=none,id=e0,cache=writethrough,werror=report,rerror=ignore "
+      "-drive driver=null-co,if=none,id=e1,werror=stop");
+  REQUIRE(f.plug("virtio-blk-pci,drive=e0") == "no error");
+  CHECK_FALSE(f.disk(2).config().write_cache);
+  CHECK(f.disk(2).config().on_write_error == OnIoError::kReport);
+  CHECK(f.disk(2).config().on_read_error == OnIoError::kIgnore);
+  CHECK(f.answer("query-block")[0]["qdev"] == "/machine/peripheral-anon/device[0]/virtio-backend");
+  CHECK_FALSE(f.answer("query-block")[0].contains("io-status"));
+  CHECK(f.plug("virtio-blk-pci,drive=e0") == "Drive 'e0' is already in use by another device");
+  REQUIRE(f.plug("virtio-blk-pci,drive=e1,werror=enospc,rerror=auto,write-cache=off") ==
+          "no error");
+  CHECK(f.disk(3).config().on_write_error == OnIoError::kNoSpace);
+  CHECK(f.disk(3).config().on_read_error == OnIoError::kReport);
+  CHECK_FALSE(f.disk(3).config().write_cache);
+}
+
+TEST_CASE("UserDevices: queues go to the iothreads that are said", "[userdevices]") {
+  Fixture f(
+      "-object iothread,id=a -object iothread,id=b -blockdev null-co,node-name=n0 "
+      "-blockdev null-co,node-name=n1 -blockdev null-co,node-name=n2");
+  const auto contexts = [&](unsigned slot) { return f.disk(slot).config().queues; };
+  REQUIRE(f.plug(R"({"driver":"virtio-blk-pci","drive":"n0","num-queues":4,
+                     "iothread-vq-mapping":[{"iothread":"a"},{"iothread":"b"}]})") == "no error");
+  CHECK(contexts(2)[0] == contexts(2)[2]);
+  CHECK(contexts(2)[1] == contexts(2)[3]);
+  CHECK(contexts(2)[0] != contexts(2)[1]);
+  REQUIRE(f.plug(R"({"driver":"virtio-blk-pci","drive":"n1","num-queues":3,"iothread-vq-mapping":[
+                     {"iothread":"b","vqs":[1]},{"iothread":"a","vqs":[0,2]}]})") == "no error");
+  CHECK(contexts(3)[0] == contexts(2)[0]);
+  CHECK(contexts(3)[1] == contexts(2)[1]);
+  CHECK(contexts(3)[2] == contexts(2)[0]);
+  const auto error = [&](std::string_view mapping) {
+    return f.plug(fmt::format(R"({{"driver":"virtio-blk-pci","drive":"n2","num-queues":2,)"
+                              R"("iothread-vq-mapping":{}}})",
+                              mapping));
+  };
+  CHECK(error(R"([{"iothread":"x"}])") == "Device 'x' not found");
+  CHECK(error(R"([{"iothread":"a","vqs":[0]}])") ==
+        "missing vq 1 IOThread assignment in iothread-vq-mapping");
+  CHECK(error(R"([{"iothread":"a","vqs":[2]}])") ==
+        "vq index 2 for iothread-vq-mapping must be less than num-queues 2");
+  CHECK(error(R"([{"iothread":"a","vqs":[0,0]}])") == "cannot assign vq 0 to two iothreads");
+  CHECK(error(R"([{"iothread":"a","vqs":[0,1]},{"iothread":"b"}])") ==
+        "either all items in iothread-vq-mapping must have vqs or none of them must have it");
+  CHECK(f.ask("object-del", R"({"id":"c"})") == "GenericError: object 'c' not found");
+}
+
+TEST_CASE("UserDevices: mistakes are named as QEMU does, and leave nothing behind",
+          "[userdevices]") {
+  Fixture f(
+      "-object iothread,id=iot0 -blockdev null-co,node-name=n0 -blockdev null-co,node-name=n1 "
+      "-blockdev null-co,node-name=n2 -drive if=none,id=empty");
+  REQUIRE(f.plug("virtio-blk-pci,id=vd0,drive=n0,addr=5") == "no error");
+  const struct {
+    const char* device;
+    const char* reason;
+  } rows[] = {
+      {"bogus", "'bogus' is not a valid device model name"},
+      {"virtio-blk-pci", "drive property not set"},
+      {"virtio-blk-pci,drive=x", "Property 'virtio-blk-device.drive' can't find value 'x'"},
+      {"virtio-blk-pci,drive=empty", "Device needs media, but drive is empty"},
+      {"virtio-blk-pci,drive=n1,bogus=1", "Property 'virtio-blk-pci.bogus' not found"},
+      {"virtio-blk-pci,drive=n1,iothread=x", "Device 'x' not found"},
+      {"virtio-blk-pci,drive=n1,id=vd0", "Duplicate device ID 'vd0'"},
+      {"virtio-blk-pci,drive=n1,bus=x", "Bus 'x' not found"},
+      {"virtio-blk-pci,drive=n1,addr=32", "Property 'virtio-blk-pci.addr' doesn't take value '32'"},
+      {"virtio-blk-pci,drive=n1,addr=1.1",
+       "Property 'virtio-blk-pci.addr' doesn't take value '1.1'"},
+      {"virtio-blk-pci,drive=n1,addr=-1", "Property 'virtio-blk-pci.addr' doesn't take value '-1'"},
+      {"virtio-blk-pci,drive=n1,addr=", "Property 'virtio-blk-pci.addr' doesn't take value ''"},
+      {"virtio-blk-pci,drive=n1,addr=0x5.0",
+       "PCI: slot 5 function 0 not available for virtio-blk-pci, in use by vd0"},
+      {"virtio-blk-pci,drive=n1,num-queues=0", "num-queues property must be larger than 0"},
+      {"virtio-blk-pci,drive=n1,queue-size=3",
+       "invalid queue-size property (3), must be a power of 2 (max 1024)"},
+      {"virtio-blk-pci,drive=n1,logical_block_size=3",
+       "Property .logical_block_size doesn't take value 3 (minimum: 512, maximum: 32768)"},
+      {"virtio-blk-pci,drive=n1,logical_block_size=4096,physical_block_size=512",
+       "logical_block_size > physical_block_size not supported"},
+      {"virtio-blk-pci,drive=n1,serial=123456789012345678901",
+       "Property 'serial' is longer than 20 bytes"},
+      {"virtio-blk-pci,drive=n1,rerror=enospc",
+       "Parameter 'rerror' does not accept value 'enospc'"},
+      {"virtio-blk-pci,drive=n1,werror=x", "Parameter 'werror' does not accept value 'x'"},
+      {"virtio-blk-pci,drive=n1,write-cache=x",
+       "Parameter 'write-cache' does not accept value 'x'"},
+  };
+  for (const auto& row : rows) {
+    INFO(row.device);
+    CHECK(f.plug(row.device) == row.reason);
+  }
+  CHECK_THAT(f.plug("virtio-blk-pci,id=vd1,drive=n0"),
+             Catch::Contains("Permission conflict on node 'n0'"));
+  CHECK(f.ask("blockdev-del", R"({"node-name":"n1"})") == "{}");
+  CHECK(f.ask("object-del", R"({"id":"iot0"})") == "{}");
+  CHECK(f.answer("query-block").size() == 2);
+  CHECK(f.plug("virtio-blk-pci,id=vd1,drive=n2,addr=1f,bus=pci.0") == "no error");
+  CHECK(f.at(31)->id() == "vd1");
+}
+
+TEST_CASE("Disks: an error reaches the machine, and going on forgets it", "[userdevices]") {
+  Fixture f("-drive driver=null-co,if=none,id=e0,werror=stop");
+  REQUIRE(f.plug("virtio-blk-pci,id=vd0,drive=e0") == "no error");
+  FakeMachine machine;
+  Disks& disks = f.storage().disks();
+  disks.set_machine(&machine);
+  const auto fail_with = [&](OnIoError action, int number) {
+    bql.assert_held();
+    disks.find_drive("e0")->io_error({.device = "vd0",
+                                      .node = "n",
+                                      .operation = IoError::Operation::kWrite,
+                                      .action = action,
+                                      .os_errno = number,
+                                      .reason = "why"});
+  };
+  const auto status = [&] { return f.answer("query-block")[0]["io-status"]; };
+  fail_with(OnIoError::kReport, EIO);
+  CHECK(status() == "ok");
+  fail_with(OnIoError::kStop, ENOSPC);
+  REQUIRE(machine.errors.size() == 2);
+  CHECK(machine.errors[1].drive_id == "e0");
+  CHECK(machine.errors[1].qdev == "/machine/peripheral/vd0/virtio-backend");
+  CHECK(machine.errors[1].tracks_status);
+  CHECK(status() == "nospace");
+  // The first error is the one that shows.
+  fail_with(OnIoError::kStop, EIO);
+  CHECK(status() == "nospace");
+  disks.resumed();
+  CHECK(status() == "ok");
+  fail_with(OnIoError::kStop, EIO);
+  CHECK(status() == "failed");
+}
+
+TEST_CASE("Vm: a disk's error stops the machine after it was told, and cont goes on",
+          "[userdevices]") {
+  struct Observer final : VmObserver {
+    void disk_error(const DiskError& error) override { seen += error.error.reason + " "; }
+    void stopped() override { seen += "stop "; }
+    void resumed() override { seen += "resume "; }
+    std::string seen;
+  } observer;
+  const RcuThread rcu_thread;
+  const BqlGuard guard;
+  const auto loop = MUST(MainLoop::create());
+  const HostClock host_clock;
+  QtestAccel accel(loop->service());
+  VmClock clock(host_clock, VmClock::Mode::kStepped);
+  const VmConfig config;
+  Vm vm(config, {*loop, accel, clock});
+  vm.add_observer(observer);
+  const auto error = [&](OnIoError action, const char* reason) {
+    bql.assert_held();
+    vm.disk_error({.drive_id = {},
+                   .qdev = {},
+                   .tracks_status = true,
+                   .error = {.device = {}, .node = {}, .action = action, .reason = reason}});
+  };
+  MUST(vm.cont());
+  error(OnIoError::kReport, "A");
+  CHECK(vm.state() == RunState::kRunning);
+  error(OnIoError::kStop, "B");
+  CHECK(vm.state() == RunState::kIoError);
+  error(OnIoError::kStop, "C");
+  MUST(vm.cont());
+  CHECK(vm.state() == RunState::kRunning);
+  CHECK(observer.seen == "resume A B stop C resume ");
+}
