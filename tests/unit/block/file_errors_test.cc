@@ -133,6 +133,8 @@ TEST_CASE("File: after a failed flush all fail, until the node is reopened", "[f
   const std::string path = make_image(dir.file("image"), 65536);
   Disk disk(f, f.add(threads_node(path)));
   auto bytes = pattern(4096, 1);
+  // Opened so that a pipe can be refused; io_uring would not wait for the disk then.
+  CHECK((::fcntl(descriptor_of(path), F_GETFL) & O_NONBLOCK) == 0);
   CHECK(disk.flush().has_value());
   {
     Pipe pipe = MUST(make_pipe());

@@ -212,6 +212,8 @@ TEST_CASE("ImageLock: a lock follows the node through a reopen", "[lock]") {
   const Fd fd = open_image(path);
   ImageLock other(fd.get(), path);
   CHECK_FALSE(other.prepare(kWriter).has_value());
+  REQUIRE(disk.backend().remove(f.gs()).has_value());
+  CHECK(other.prepare(kWriter).has_value());  // what the new description held is let go, too
 }
 
 TEST_CASE("helper: holds the image as a writer", "[.helper]") {
