@@ -94,6 +94,8 @@ Result<void> BlockBackend::remove(Gs& gs) {
   return ok();
 }
 
+void BlockBackend::remove_with(GraphTransaction& transaction) { transaction.set(root_, nullptr); }
+
 Result<void> BlockBackend::set_permissions(Gs& gs, Permissions permissions) {
   Node* node = root_.node(gs);
   if (node != nullptr) {
@@ -109,7 +111,11 @@ Result<void> BlockBackend::set_permissions(Gs& gs, Permissions permissions) {
 template <class F>
 Result<void> BlockBackend::request(Co& co, RequestKind kind, uint64_t offset, uint64_t size,
                                    F&& body) {
-  gate_.enter(co);
+  if (holds_back_) {
+    gate_.enter(co);
+  } else {
+    gate_.pass(co);
+  }
   Nanoseconds started{0};
   auto result = [&]() -> Result<void> {
     GraphReadGuard reading(co);

@@ -90,6 +90,8 @@ class BlockBackend final : public EdgeParent {
 
   /// Gives it a node. Errors: it has one; permissions that conflict with another user's.
   Result<void> insert(Gs& gs, Node& node);
+  /// As part of a larger change: the node is out once `transaction` is committed.
+  void remove_with(GraphTransaction& transaction);
   /// Takes the node out. Errors: requests that do not end by the deadline.
   Result<void> remove(Gs& gs);
   /// Leaves the graph for good, without a node: what is left may be destroyed on any thread, later
@@ -112,6 +114,10 @@ class BlockBackend final : public EdgeParent {
   bool read_only() const noexcept { return read_only_.load(std::memory_order_acquire); }
   /// The multiple that every request of this user is of (a disk's logical block).
   void set_guaranteed_alignment(uint32_t bytes) { guaranteed_alignment_ = bytes; }
+
+  /// For a user that pauses by itself in a drain (a job): its requests are not held back, as one
+  /// step may take several. Before the first request.
+  void let_requests_pass() { holds_back_ = false; }
 
   /// With the write cache off every write is forced to stable storage. Any thread.
   void set_write_cache(bool on) noexcept { write_cache_.store(on, std::memory_order_release); }
@@ -146,6 +152,7 @@ class BlockBackend final : public EdgeParent {
   std::atomic<bool> read_only_{false};
   std::atomic<bool> write_cache_{true};
   uint32_t guaranteed_alignment_ = 1;
+  bool holds_back_ = true;
   std::unique_ptr<StatsCell[]> stats_;
 };
 

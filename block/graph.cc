@@ -110,24 +110,32 @@ void Graph::measure_below(Gs& gs, Node& node) noexcept {
 
 void Graph::measure(Gs& gs, Node& node) noexcept {
   node.measure(gs);
-  const std::vector<Edge*> parents = node.parents_;  // a copy: who is told may change the list
-  for (Edge* edge : parents) edge->parent().child_changed(gs, *edge);
+  tell_parents(gs, node);
 }
 
-Result<void> Graph::replace(Gs& gs, Node& from, Node& to) {
-  GraphTransaction transaction(gs);
+std::vector<Edge*> Graph::move_parents(Gs&, Node& from, Node& to, GraphTransaction& transaction) {
   std::vector<Edge*> moved;
   for (Edge* edge : from.parents_) {
     if (edge->parent().as_node() == &to) continue;
     transaction.set(*edge, &to, edge->permissions_);
     moved.push_back(edge);
   }
+  return moved;
+}
+
+void Graph::tell_parents(Gs& gs, Node& node) noexcept {
+  const std::vector<Edge*> parents = node.parents_;  // a copy: who is told may change the list
+  for (Edge* edge : parents) edge->parent().child_changed(gs, *edge);
+}
+
+Result<void> Graph::replace(Gs& gs, Node& from, Node& to) {
+  GraphTransaction transaction(gs);
+  move_parents(gs, from, to, transaction);
   TRY(transaction.prepare());
-  TRY(change(gs, [&](GraphWrite& write) {
+  return change(gs, [&](GraphWrite& write) {
     transaction.commit(write);
-    for (Edge* edge : moved) edge->parent().child_changed(gs, *edge);
-  }));
-  return ok();
+    tell_parents(gs, to);
+  });
 }
 
 void Graph::quiesce_all() noexcept {

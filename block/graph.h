@@ -92,6 +92,9 @@ class Graph {
   Result<Node*> add(Gs& gs, OptionTree options);
   /// As add(), but the caller holds it. "file" may be a name of a node.
   Result<NodeRef> open(Gs& gs, OptionTree options);
+  /// Makes a filter above `child` that no options describe; nothing leads to it yet.
+  Result<NodeRef> add_filter(Gs& gs, std::unique_ptr<BlockDriver> driver, std::string name,
+                             Node& child);
   /// The user's hold on a node ends. Errors: kNotFound; kBusy, "Node x is in use".
   Result<void> del(Gs& gs, std::string_view name);
   /// Opens nodes again with other options. Errors: any; nothing has changed then.
@@ -104,6 +107,11 @@ class Graph {
   Result<void> resize(Gs& gs, Node& node, uint64_t bytes);
   /// Makes `edge`s that lead to `from` lead to `to`, but those of `to` itself.
   Result<void> replace(Gs& gs, Node& from, Node& to);
+
+  /// The same as part of a larger change; tell_parents() is the caller's, in the write section.
+  std::vector<Edge*> move_parents(Gs& gs, Node& from, Node& to, GraphTransaction& transaction);
+  /// Tells the users of `node` that they may have another one now.
+  void tell_parents(Gs& gs, Node& node) noexcept;
 
   /// Runs `body(Co&)` as a coroutine of `where` and waits for it, polling the block context. Legal
   /// with nothing of the graph held, outside coroutines and RCU sections (G4).

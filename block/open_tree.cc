@@ -207,6 +207,26 @@ Result<NodeRef> Graph::open(Gs& gs, OptionTree options) {
   return node;
 }
 
+Result<NodeRef> Graph::add_filter(Gs& gs, std::unique_ptr<BlockDriver> driver, std::string name,
+                                  Node& child) {
+  NodeOptions options = child.options();
+  options.driver = driver->name();
+  options.node_name = name.empty() ? new_anonymous_name() : std::move(name);
+  if (find(gs, options.node_name) != nullptr) {
+    return fail(ErrorKind::kExists, "Duplicate nodes with node-name='{}'", options.node_name);
+  }
+  NodeRef node(make_node(std::move(driver), options));
+  node->children_.push_back(std::make_unique<Edge>(*node, "file"));
+  GraphTransaction transaction(gs);
+  transaction.set(*node->children_.back(), &child);
+  TRY(transaction.prepare());
+  transaction.commit_unreachable();
+  node->opened_ = true;
+  node->measure(gs);
+  list(*node);
+  return node;
+}
+
 Result<void> Graph::reopen(Gs& gs, OptionTree options) {
   OptionReader reader(std::move(options));
   const std::string name = TRY(reader.take_required("node-name"));

@@ -47,6 +47,8 @@ class BasicRequestGate {
   BasicRequestGate& operator=(const BasicRequestGate&) = delete;
 
   void enter(Co& co);
+  /// Goes in even while it is shut.
+  void pass(Co& co) { inside_.add(BlockContext::of(co)); }
   void leave(Co& co);
 
   void shut() noexcept;
