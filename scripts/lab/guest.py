@@ -6,6 +6,8 @@ it ends after a script. The script's status is printed as the line `lab: exit st
 """
 
 import base64
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,13 +21,13 @@ CMDLINE = "console=ttyS0 panic=-1 quiet mitigations=off"
 
 # What later users need; the shell itself needs none. The order is worked out from modules.dep.
 POWER_BUTTON_MODULES = ("button", "evdev")
-DISK_MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod")
+DISK_MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ext4")
 
 _INIT = r"""#!/bin/sh
 export PATH=/bin HOME=/root TERM="${TERM:-linux}" PS1='guest# '
 mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys
 exec 0</dev/console 1>/dev/console 2>&1
-while read -r module; do insmod "/modules/$module"; done < /modules/order
+[ -e /modules/order ] && while read -r module; do insmod "/modules/$module"; done < /modules/order
 [ -e /sys/module/evdev ] && acpid -f -l /dev/null >/dev/null 2>&1 &
 
 value() {
@@ -35,6 +37,11 @@ value() {
 }
 end() { case $1 in reboot) reboot -f;; halt) halt -f;; *) poweroff -f;; esac; sleep 999999; }
 
+root=$(value lab.root)
+if [ -n "$root" ] && [ -e /modules/order ]; then
+    mount -t ext4 "$root" /root && umount -l /dev /sys /proc && exec switch_root /root /init
+    echo "lab: no root file system on $root"
+fi
 rows=$(value lab.rows); cols=$(value lab.cols)
 [ -n "$rows" ] && stty rows "$rows" cols "${cols:-80}"
 command=$(value lab.run64); script=/script
@@ -50,6 +57,7 @@ setsid cttyhack sh
 end poweroff
 """
 
+_ROOT_UUID = "7f6c1f0e-5b1c-4a52-9d0c-6d2f7d1f3a11"
 _ACPID_CONF = "PWRF\tpower.sh\nPNP0C0C:00\tpower.sh\n"
 _ACPID_ACTION = "#!/bin/sh\necho 'lab: power button' > /dev/console\npoweroff -f\n"
 
@@ -72,6 +80,39 @@ def initramfs(kernel: Kernel, *, modules: Sequence[str] = (), script: str | None
         archive.file("script", script.encode(), 0o755)
     data = archive.to_bytes()
     return cached("guest", data, lambda: data, keep=24)
+
+
+def root_image(size_mib: int) -> Path:
+    """An ext4 image of the guest's system, for `lab.root=/dev/vda`: the initramfs finds it."""
+
+    def make(path: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            tree = Path(folder)
+            for name in ("bin", "dev", "proc", "sys", "root", "tmp", "etc"):
+                (tree / name).mkdir()
+            (tree / "init").write_text(_INIT)
+            (tree / "init").chmod(0o755)
+            shutil.copy(BUSYBOX, tree / "bin" / "busybox")
+            for applet in run_tool([str(BUSYBOX), "--list"]).decode().split():
+                if applet != "busybox":
+                    (tree / "bin" / applet).symlink_to("busybox")
+            with path.open("wb") as image:
+                image.truncate(size_mib << 20)
+            # The same bytes each time, so that the cache knows them again.
+            run_tool(
+                ["mke2fs", "-q", "-t", "ext4", "-d", folder, "-U", _ROOT_UUID]
+                + ["-E", f"hash_seed={_ROOT_UUID},root_owner=0:0", str(path)]
+            )
+
+    key = f"{size_mib} {_INIT} {_ROOT_UUID}".encode() + BUSYBOX.read_bytes()
+    with tempfile.TemporaryDirectory() as scratch:
+        image = Path(scratch) / "root.img"
+
+        def data() -> bytes:
+            make(image)
+            return image.read_bytes()
+
+        return cached("guest-root", key, data, keep=4)
 
 
 def run_argument(script: str) -> str:

@@ -44,6 +44,7 @@ PLANS = {
         },
         memory_mib=6144,
     ),
+    "disk": Plan("disk", 240),
     "boot_6_12": Plan("boot", 240, {"boots": ["one_cpu", "pvh"]}, series="6.12"),
 }
 Getter = Callable[[str], LabResult]
@@ -55,8 +56,11 @@ def _run(plan: Plan, choice: host.Choice) -> LabResult:
         "bzimage": linux.bzimage,
         "vmlinux": linux.vmlinux,
         "initrd": guest.initramfs(linux),
+        "initrd_disk": guest.initramfs(linux, modules=guest.DISK_MODULES),
         "initrd_button": guest.initramfs(linux, modules=guest.POWER_BUTTON_MODULES),
     }
+    if plan.scenario == "disk":
+        files["root"] = guest.root_image(64)
     return runner.run(
         HERE / "scenarios" / f"{plan.scenario}.py",
         vmms={"vmm": vmm.find()},

@@ -1,0 +1,86 @@
+"""A stock kernel on virtio-blk: its root file system, a second disk, and what a monitor changes."""
+
+import os
+
+from lab.inside.agent import Context
+from lab.inside.machine import expect_banner, linux
+from lab.inside.vm import Vm
+
+DATA_MIB = 64
+GROWN_MIB = 96
+SERIAL = "rhea-data-0"
+
+
+def run(ctx: Context) -> None:
+    data = "/tmp/data.img"
+    with open(data, "wb") as image:
+        image.truncate(DATA_MIB << 20)
+    root = "/tmp/root.img"
+    os.link(ctx.files["root"], root)
+    _write(ctx, root, data)
+    _read_back(ctx, root, data)
+
+
+def _disks(root: str, data: str) -> list[str]:
+    """The root on an iothread; the data disk's four queues on two more."""
+    mapping = '[{"iothread":"io1"},{"iothread":"io2"}]'
+    device = (
+        '{"driver":"virtio-blk-pci","id":"vd1","drive":"data","num-queues":4,'
+        f'"serial":"{SERIAL}","iothread-vq-mapping":{mapping}}}'
+    )
+    return [
+        *("-object", "iothread,id=io0", "-object", "iothread,id=io1", "-object", "iothread,id=io2"),
+        *("-blockdev", f"driver=raw,node-name=root,file.driver=file,file.filename={root}"),
+        "-blockdev",
+        f"driver=raw,node-name=data,discard=unmap,file.driver=file,file.filename={data}",
+        *("-device", "virtio-blk-pci,drive=root,id=vd0,iothread=io0", "-device", device),
+    ]
+
+
+def _boot(ctx: Context, name: str, root: str, data: str):
+    options = linux(
+        ctx, *_disks(root, data), initrd="initrd_disk", cpus=2, append=["lab.root=/dev/vda"]
+    )
+    return ctx.vm(name, options, qmp=True)
+
+
+def _shell(vm: Vm, record: dict) -> None:
+    vm.monitor.negotiate()
+    record["release"], _ = expect_banner(vm.console)
+    vm.console.login()
+    record["root"] = vm.console.run("grep ' / ext4 ' /proc/mounts | cut -d' ' -f1")
+
+
+def _write(ctx: Context, root: str, data: str) -> None:
+    with ctx.case("write") as record, _boot(ctx, "write", root, data) as vm:
+        _shell(vm, record)
+        run = vm.console.run
+        record["serial"] = run("cat /sys/block/vdb/serial")
+        record["queues"] = run("ls /sys/block/vdb/mq | wc -l")
+        record["sectors"] = run("cat /sys/block/vdb/size")
+        vm.monitor.execute("block_resize", {"node-name": "data", "size": GROWN_MIB << 20})
+        record["grown"] = run(
+            f"until [ $(cat /sys/block/vdb/size) = {GROWN_MIB << 11} ]; do :; done; echo grown"
+        )
+        record["wrote"] = run(
+            "dd if=/dev/urandom of=/tmp/a bs=1M count=8 2>/dev/null; "
+            "for i in 0 1 2 3; do dd if=/tmp/a of=/dev/vdb bs=64k seek=$((i * 200)) "
+            "conv=notrunc,fsync 2>/dev/null & done; wait; md5sum < /tmp/a | cut -c1-32"
+        )
+        record["kept"] = run("cp /tmp/a /root/a && sync && md5sum < /root/a | cut -c1-32")
+        record["stats"] = vm.monitor.execute("query-blockstats")
+        vm.console.send("poweroff -f\n")
+        record["exit_status"] = vm.wait_exit()
+
+
+def _read_back(ctx: Context, root: str, data: str) -> None:
+    with ctx.case("read_back") as record, _boot(ctx, "read_back", root, data) as vm:
+        _shell(vm, record)
+        run = vm.console.run
+        record["kept"] = run("md5sum < /root/a | cut -c1-32")
+        record["copies"] = run(
+            "for i in 0 1 2 3; do dd if=/dev/vdb bs=64k skip=$((i * 200)) count=128 2>/dev/null | "
+            "md5sum | cut -c1-32; done | sort -u"
+        )
+        vm.console.send("poweroff -f\n")
+        record["exit_status"] = vm.wait_exit()
