@@ -42,6 +42,7 @@ struct GuestCode {
 };
 extern "C" {
 extern const char code_doorbells[], code_doorbells_end[];
+extern const char code_mmio_doorbells[], code_mmio_doorbells_end[];
 extern const char code_interrupts[], code_interrupts_end[];
 extern const char code_spin[], code_spin_end[];
 extern const char code_slow_read[], code_slow_read_end[];
@@ -49,6 +50,7 @@ extern const char code_fast_reads[], code_fast_reads_end[];
 extern const char code_eject[], code_eject_end[];
 }
 inline const GuestCode kDoorbells{code_doorbells, code_doorbells_end};
+inline const GuestCode kMmioDoorbells{code_mmio_doorbells, code_mmio_doorbells_end};
 inline const GuestCode kInterrupts{code_interrupts, code_interrupts_end};
 inline const GuestCode kSpin{code_spin, code_spin_end};
 inline const GuestCode kSlowRead{code_slow_read, code_slow_read_end};

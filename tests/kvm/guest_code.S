@@ -34,6 +34,20 @@ blob code_doorbells
     jmp 2b
 code_doorbells_end:
 
+/* Stores queue number 0 to the 16-bit doorbell at DATA[1], DATA[0] times, then writes DONE and sleeps. */
+blob code_mmio_doorbells
+    movl DATA, %ecx
+    movl DATA + 4, %ebx
+1:  movw $0, (%rbx)
+    decl %ecx
+    jnz 1b
+    movw $DONE, %dx
+    outl %eax, %dx
+2:  cli
+    hlt
+    jmp 2b
+code_mmio_doorbells_end:
+
 .macro gate vector handler            /* [SDM vol. 3, 6.14.1 64-bit IDT gates] */
     leaq \handler(%rip), %rax
     movl $IDT + 16 * \vector, %edi
