@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import pathlib
+import select
 import socket
 from typing import Any
 
@@ -61,7 +63,16 @@ class Listener:
         self._socket.listen(1)
         self._socket.settimeout(vm.PATIENCE_S)
 
-    def accept(self) -> Line:
+    def accept(self, process: vm.Process) -> Line:
+        """Waits for `process` to connect, or to end before it did."""
+        ended = os.pidfd_open(process.process.pid)
+        try:
+            ready, _, _ = select.select([self._socket, ended], [], [], vm.PATIENCE_S)
+        finally:
+            os.close(ended)
+        if self._socket not in ready:
+            process.drain()
+            raise AssertionError(f"rhea did not connect; it said: {process.stderr!r}")
         connection, _ = self._socket.accept()
         self._socket.close()
         return Line(connection)
@@ -177,8 +188,8 @@ class Machine(Qtest):
             "-qtest", f"unix:{listeners['qtest'].path}", "-qmp", f"unix:{listeners['qmp'].path}",
             "-serial", f"unix:{self.serial_path},server=on,wait=off", *arguments)
         try:
-            super().__init__(listeners["qtest"].accept())
-            self.qmp = Qmp(listeners["qmp"].accept())
+            super().__init__(listeners["qtest"].accept(self.process))
+            self.qmp = Qmp(listeners["qmp"].accept(self.process))
         except BaseException:
             self.process.kill()
             raise
