@@ -21,11 +21,13 @@ namespace rhea::memory::internal {
 
 static_assert(std::endian::native == std::endian::little, "guest and host are both x86");
 
-// relaxed throughout: guest RAM is raced for by design, and what orders the accesses (a queue's
-// barriers, a kick, the dirty bitmap) stands at their callers.
+// A word has the order that the guest's own instruction would have [SDM vol. 3, 9.2.2]: a store
+// that we do for a vCPU, or for a qtest client, comes behind its earlier ones for whoever reads the
+// word with acquire, as a device does with a ring's index. On x86 that costs nothing. All else that
+// orders accesses to guest RAM, which is raced for by design, stands at the callers.
 template <class T>
 void load_word(std::byte* to, const std::byte* from) noexcept {
-  const T value = __atomic_load_n(reinterpret_cast<const T*>(from), __ATOMIC_RELAXED);
+  const T value = __atomic_load_n(reinterpret_cast<const T*>(from), __ATOMIC_ACQUIRE);
   std::memcpy(to, &value, sizeof value);
 }
 
@@ -33,7 +35,7 @@ template <class T>
 void store_word(std::byte* to, const std::byte* from) noexcept {
   T value;
   std::memcpy(&value, from, sizeof value);
-  __atomic_store_n(reinterpret_cast<T*>(to), value, __ATOMIC_RELAXED);
+  __atomic_store_n(reinterpret_cast<T*>(to), value, __ATOMIC_RELEASE);
 }
 
 inline bool is_word(const std::byte* ram, size_t size) noexcept {
