@@ -170,15 +170,18 @@ TEST_CASE("VirtioBlk: many requests at once complete, on queues of several conte
     uint64_t sector;
   } header{0, 0, 0};
   std::memcpy(disk.machine().ram() + 0x1000, &header, sizeof header);
-  const std::vector<GuestBuffer> chain{{0x1000, 16, false}, {0x8000, 512, true}, {0x2000, 1, true}};
+  // Memory of its own for each queue: they are served by two threads.
+  const std::vector<GuestBuffer> chains[] = {
+      {{0x1000, 16, false}, {0x8000, 512, true}, {0x2000, 1, true}},
+      {{0x1000, 16, false}, {0x9000, 512, true}, {0x3000, 1, true}}};
   int left[] = {3000, 3000}, done = 0;
   disk.wait_until([&] {
     for (int i = 0; i < 2; ++i) {
       GuestQueue& queue = queues[i];
       while (queue.take()) ++done;
       bool offered = false;
-      while (left[i] > 0 && queue.free_descriptors() >= chain.size()) {
-        queue.offer(chain);
+      while (left[i] > 0 && queue.free_descriptors() >= chains[i].size()) {
+        queue.offer(chains[i]);
         --left[i];
         offered = true;
       }
