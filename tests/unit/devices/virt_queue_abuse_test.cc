@@ -23,213 +23,210 @@ struct Abuse {
   Features features = Features::kBoth;
 };
 
-const std::vector<Abuse>& abuses() {
-  using R = RingMemory;
-  static const std::vector<Abuse> kAbuses{
-      {"more is available than the queue holds", [](Ring& r) { r.set_available_index(9); },
-       "more is available than the queue holds"},
-      {"the index goes back", [](Ring& r) { r.set_available_index(0xffff); },
-       "more is available than the queue holds"},
-      {"a head one beyond the table", [](Ring& r) { r.offer(8); },
-       "the head of a chain is outside the table"},
-      {"the highest head", [](Ring& r) { r.offer(0xffff); },
-       "the head of a chain is outside the table"},
-      {"a next one beyond the table",
-       [](Ring& r) {
-         r.describe(0, Ring::kData, 1, kNext, 8);
-         r.offer(0);
-       },
-       "a descriptor is outside its table"},
-      {"the highest next",
-       [](Ring& r) {
-         r.describe(0, Ring::kData, 1, kNext, 0xffff);
-         r.offer(0);
-       },
-       "a descriptor is outside its table"},
-      {"a descriptor that is its own next",
-       [](Ring& r) {
-         r.describe(0, Ring::kData, 1, kNext, 0);
-         r.offer(0);
-       },
-       "a chain is longer than the queue, or a loop"},
-      {"a loop of all descriptors",
-       [](Ring& r) {
-         for (uint16_t i = 0; i < 8; ++i) {
-           r.describe(i, Ring::kData, 1, kNext, static_cast<uint16_t>((i + 1) % 8));
-         }
-         r.offer(3);
-       },
-       "a chain is longer than the queue, or a loop"},
-      {"a loop of writable memory",
-       [](Ring& r) {
-         r.describe(0, Ring::kData, 1, kNext | kWrite, 1);
-         r.describe(1, Ring::kData, 1, kNext | kWrite, 0);
-         r.offer(0);
-       },
-       "a chain is longer than the queue, or a loop"},
-      {"a descriptor of no bytes",
-       [](Ring& r) {
-         r.describe(0, Ring::kData, 0, 0);
-         r.offer(0);
-       },
-       "a descriptor of no bytes"},
-      {"memory of 4 GiB less a byte",
-       [](Ring& r) {
-         r.describe(0, Ring::kData, UINT32_MAX, kWrite);
-         r.offer(0);
-       },
-       "memory that is not RAM"},
-      {"memory that wraps around the address space",
-       [](Ring& r) {
-         r.describe(0, UINT64_MAX - 7, 16, 0);
-         r.offer(0);
-       },
-       "memory that is not RAM"},
-      {"memory in a hole",
-       [](Ring& r) {
-         r.describe(0, R::kHole, 16, 0);
-         r.offer(0);
-       },
-       "memory that is not RAM"},
-      {"memory that ends in a hole",
-       [](Ring& r) {
-         r.describe(0, R::kRamEnd - 8, 16, 0);
-         r.offer(0);
-       },
-       "memory that is not RAM"},
-      {"a device's registers to read",
-       [](Ring& r) {
-         r.describe(0, R::kDevice, 4, 0);
-         r.offer(0);
-       },
-       "memory that is not RAM"},
-      {"a device's registers to write",
-       [](Ring& r) {
-         r.describe(0, R::kDevice, 4, kWrite);
-         r.offer(0);
-       },
-       "memory that is not RAM"},
-      {"ROM to write",
-       [](Ring& r) {
-         r.describe(0, R::kRom, 4, kWrite);
-         r.offer(0);
-       },
-       "memory that is not RAM"},
-      {"readable memory behind writable",
-       [](Ring& r) {
-         r.describe(0, Ring::kData, 1, kNext | kWrite, 1);
-         r.describe(1, Ring::kData, 1, 0);
-         r.offer(0);
-       },
-       "readable memory after writable"},
-      {"an indirect table that was not negotiated",
-       [](Ring& r) {
-         r.describe(0, Ring::kTable, 16, kIndirect);
-         r.offer(0);
-       },
-       "an indirect table that was not negotiated", Features::kEventIdx},
-      {"an indirect table with a next",
-       [](Ring& r) {
-         r.describe(0, Ring::kTable, 16, kIndirect | kNext, 1);
-         r.offer(0);
-       },
-       "an indirect table in the middle of a chain"},
-      {"an indirect table of no bytes",
-       [](Ring& r) {
-         r.describe(0, Ring::kTable, 0, kIndirect);
-         r.offer(0);
-       },
-       "an indirect table of an odd size"},
-      {"an indirect table of a descriptor and a half",
-       [](Ring& r) {
-         r.describe(0, Ring::kTable, 24, kIndirect);
-         r.offer(0);
-       },
-       "an indirect table of an odd size"},
-      {"an indirect table in a hole",
-       [](Ring& r) {
-         r.describe(0, R::kHole, 16, kIndirect);
-         r.offer(0);
-       },
-       "an indirect table that is not in RAM"},
-      {"an indirect table in a device's registers",
-       [](Ring& r) {
-         r.describe(0, R::kDevice, 16, kIndirect);
-         r.offer(0);
-       },
-       "an indirect table that is not in RAM"},
-      {"an indirect table over two RAM blocks",
-       [](Ring& r) {
-         r.describe(0, R::kBlock - 16, 32, kIndirect);
-         r.offer(0);
-       },
-       "an indirect table that is not in RAM"},
-      {"an indirect table inside another",
-       [](Ring& r) {
-         r.describe(0, Ring::kTable + 0x100, 16, kIndirect, 0, Ring::kTable);
-         r.describe(0, Ring::kTable, 16, kIndirect);
-         r.offer(0);
-       },
-       "an indirect table inside another"},
-      {"an indirect table that is itself",
-       [](Ring& r) {
-         r.describe(0, Ring::kTable, 16, kIndirect, 0, Ring::kTable);
-         r.describe(0, Ring::kTable, 16, kIndirect);
-         r.offer(0);
-       },
-       "an indirect table inside another"},
-      {"an indirect table that is the ring's own",
-       [](Ring& r) {
-         r.describe(0, Ring::kDescriptors, 8 * 16, kIndirect);
-         r.offer(0);
-       },
-       "an indirect table inside another"},
-      {"a loop inside an indirect table",
-       [](Ring& r) {
-         r.describe(0, Ring::kData, 1, kNext, 1, Ring::kTable);
-         r.describe(1, Ring::kData, 1, kNext, 0, Ring::kTable);
-         r.describe(0, Ring::kTable, 32, kIndirect);
-         r.offer(0);
-       },
-       "a chain is longer than the queue, or a loop"},
-      {"a next that leaves the indirect table",
-       [](Ring& r) {
-         r.describe(0, Ring::kData, 1, kNext, 1, Ring::kTable);
-         r.describe(1, Ring::kData, 1, 0, 0, Ring::kTable);
-         r.describe(0, Ring::kTable, 16, kIndirect);
-         r.offer(0);
-       },
-       "a descriptor is outside its table"},
-      {"an indirect chain longer than the queue",
-       [](Ring& r) {
-         for (uint16_t i = 0; i < 9; ++i) {
-           r.describe(i, Ring::kData, 1, i == 8 ? 0 : kNext, static_cast<uint16_t>(i + 1),
-                      Ring::kTable);
-         }
-         r.describe(0, Ring::kTable, 9 * 16, kIndirect);
-         r.offer(0);
-       },
-       "a descriptor is outside its table"},
-      {"direct and indirect descriptors, together longer than the queue",
-       [](Ring& r) {
-         for (uint16_t i = 0; i < 8; ++i) {
-           r.describe(i, Ring::kData, 1, i == 7 ? 0 : kNext, static_cast<uint16_t>(i + 1),
-                      Ring::kTable);
-         }
-         r.describe(0, Ring::kData, 1, kNext, 1);
-         r.describe(1, Ring::kTable, 8 * 16, kIndirect);
-         r.offer(0);
-       },
-       "a chain is longer than the queue, or a loop"},
-  };
-  return kAbuses;
-}
+using R = RingMemory;
+const std::vector<Abuse> kAbuses{
+    {"more is available than the queue holds", [](Ring& r) { r.set_available_index(9); },
+     "more is available than the queue holds"},
+    {"the index goes back", [](Ring& r) { r.set_available_index(0xffff); },
+     "more is available than the queue holds"},
+    {"a head one beyond the table", [](Ring& r) { r.offer(8); },
+     "the head of a chain is outside the table"},
+    {"the highest head", [](Ring& r) { r.offer(0xffff); },
+     "the head of a chain is outside the table"},
+    {"a next one beyond the table",
+     [](Ring& r) {
+       r.describe(0, Ring::kData, 1, kNext, 8);
+       r.offer(0);
+     },
+     "a descriptor is outside its table"},
+    {"the highest next",
+     [](Ring& r) {
+       r.describe(0, Ring::kData, 1, kNext, 0xffff);
+       r.offer(0);
+     },
+     "a descriptor is outside its table"},
+    {"a descriptor that is its own next",
+     [](Ring& r) {
+       r.describe(0, Ring::kData, 1, kNext, 0);
+       r.offer(0);
+     },
+     "a chain is longer than the queue, or a loop"},
+    {"a loop of all descriptors",
+     [](Ring& r) {
+       for (uint16_t i = 0; i < 8; ++i) {
+         r.describe(i, Ring::kData, 1, kNext, static_cast<uint16_t>((i + 1) % 8));
+       }
+       r.offer(3);
+     },
+     "a chain is longer than the queue, or a loop"},
+    {"a loop of writable memory",
+     [](Ring& r) {
+       r.describe(0, Ring::kData, 1, kNext | kWrite, 1);
+       r.describe(1, Ring::kData, 1, kNext | kWrite, 0);
+       r.offer(0);
+     },
+     "a chain is longer than the queue, or a loop"},
+    {"a descriptor of no bytes",
+     [](Ring& r) {
+       r.describe(0, Ring::kData, 0, 0);
+       r.offer(0);
+     },
+     "a descriptor of no bytes"},
+    {"memory of 4 GiB less a byte",
+     [](Ring& r) {
+       r.describe(0, Ring::kData, UINT32_MAX, kWrite);
+       r.offer(0);
+     },
+     "memory that is not RAM"},
+    {"memory that wraps around the address space",
+     [](Ring& r) {
+       r.describe(0, UINT64_MAX - 7, 16, 0);
+       r.offer(0);
+     },
+     "memory that is not RAM"},
+    {"memory in a hole",
+     [](Ring& r) {
+       r.describe(0, R::kHole, 16, 0);
+       r.offer(0);
+     },
+     "memory that is not RAM"},
+    {"memory that ends in a hole",
+     [](Ring& r) {
+       r.describe(0, R::kRamEnd - 8, 16, 0);
+       r.offer(0);
+     },
+     "memory that is not RAM"},
+    {"a device's registers to read",
+     [](Ring& r) {
+       r.describe(0, R::kDevice, 4, 0);
+       r.offer(0);
+     },
+     "memory that is not RAM"},
+    {"a device's registers to write",
+     [](Ring& r) {
+       r.describe(0, R::kDevice, 4, kWrite);
+       r.offer(0);
+     },
+     "memory that is not RAM"},
+    {"ROM to write",
+     [](Ring& r) {
+       r.describe(0, R::kRom, 4, kWrite);
+       r.offer(0);
+     },
+     "memory that is not RAM"},
+    {"readable memory behind writable",
+     [](Ring& r) {
+       r.describe(0, Ring::kData, 1, kNext | kWrite, 1);
+       r.describe(1, Ring::kData, 1, 0);
+       r.offer(0);
+     },
+     "readable memory after writable"},
+    {"an indirect table that was not negotiated",
+     [](Ring& r) {
+       r.describe(0, Ring::kTable, 16, kIndirect);
+       r.offer(0);
+     },
+     "an indirect table that was not negotiated", Features::kEventIdx},
+    {"an indirect table with a next",
+     [](Ring& r) {
+       r.describe(0, Ring::kTable, 16, kIndirect | kNext, 1);
+       r.offer(0);
+     },
+     "an indirect table in the middle of a chain"},
+    {"an indirect table of no bytes",
+     [](Ring& r) {
+       r.describe(0, Ring::kTable, 0, kIndirect);
+       r.offer(0);
+     },
+     "an indirect table of an odd size"},
+    {"an indirect table of a descriptor and a half",
+     [](Ring& r) {
+       r.describe(0, Ring::kTable, 24, kIndirect);
+       r.offer(0);
+     },
+     "an indirect table of an odd size"},
+    {"an indirect table in a hole",
+     [](Ring& r) {
+       r.describe(0, R::kHole, 16, kIndirect);
+       r.offer(0);
+     },
+     "an indirect table that is not in RAM"},
+    {"an indirect table in a device's registers",
+     [](Ring& r) {
+       r.describe(0, R::kDevice, 16, kIndirect);
+       r.offer(0);
+     },
+     "an indirect table that is not in RAM"},
+    {"an indirect table over two RAM blocks",
+     [](Ring& r) {
+       r.describe(0, R::kBlock - 16, 32, kIndirect);
+       r.offer(0);
+     },
+     "an indirect table that is not in RAM"},
+    {"an indirect table inside another",
+     [](Ring& r) {
+       r.describe(0, Ring::kTable + 0x100, 16, kIndirect, 0, Ring::kTable);
+       r.describe(0, Ring::kTable, 16, kIndirect);
+       r.offer(0);
+     },
+     "an indirect table inside another"},
+    {"an indirect table that is itself",
+     [](Ring& r) {
+       r.describe(0, Ring::kTable, 16, kIndirect, 0, Ring::kTable);
+       r.describe(0, Ring::kTable, 16, kIndirect);
+       r.offer(0);
+     },
+     "an indirect table inside another"},
+    {"an indirect table that is the ring's own",
+     [](Ring& r) {
+       r.describe(0, Ring::kDescriptors, 8 * 16, kIndirect);
+       r.offer(0);
+     },
+     "an indirect table inside another"},
+    {"a loop inside an indirect table",
+     [](Ring& r) {
+       r.describe(0, Ring::kData, 1, kNext, 1, Ring::kTable);
+       r.describe(1, Ring::kData, 1, kNext, 0, Ring::kTable);
+       r.describe(0, Ring::kTable, 32, kIndirect);
+       r.offer(0);
+     },
+     "a chain is longer than the queue, or a loop"},
+    {"a next that leaves the indirect table",
+     [](Ring& r) {
+       r.describe(0, Ring::kData, 1, kNext, 1, Ring::kTable);
+       r.describe(1, Ring::kData, 1, 0, 0, Ring::kTable);
+       r.describe(0, Ring::kTable, 16, kIndirect);
+       r.offer(0);
+     },
+     "a descriptor is outside its table"},
+    {"an indirect chain longer than the queue",
+     [](Ring& r) {
+       for (uint16_t i = 0; i < 9; ++i) {
+         r.describe(i, Ring::kData, 1, i == 8 ? 0 : kNext, static_cast<uint16_t>(i + 1),
+                    Ring::kTable);
+       }
+       r.describe(0, Ring::kTable, 9 * 16, kIndirect);
+       r.offer(0);
+     },
+     "a descriptor is outside its table"},
+    {"direct and indirect descriptors, together longer than the queue",
+     [](Ring& r) {
+       for (uint16_t i = 0; i < 8; ++i) {
+         r.describe(i, Ring::kData, 1, i == 7 ? 0 : kNext, static_cast<uint16_t>(i + 1),
+                    Ring::kTable);
+       }
+       r.describe(0, Ring::kData, 1, kNext, 1);
+       r.describe(1, Ring::kTable, 8 * 16, kIndirect);
+       r.offer(0);
+     },
+     "a chain is longer than the queue, or a loop"},
+};
 
 }  // namespace
 
 TEST_CASE("VirtQueue: each broken rule breaks the queue, by name", "[virtio][sweep]") {
   const BqlGuard guard;
-  for (const Abuse& abuse : abuses()) {
+  for (const Abuse& abuse : kAbuses) {
     CAPTURE(abuse.what);
     Ring ring(8, abuse.features);
     abuse.offer(ring);
@@ -251,7 +248,7 @@ TEST_CASE("VirtQueue: each broken rule breaks the queue, by name", "[virtio][swe
 
 TEST_CASE("VirtQueue: requests in hand come home when another breaks the queue", "[virtio]") {
   const BqlGuard guard;
-  for (const Abuse& abuse : abuses()) {
+  for (const Abuse& abuse : kAbuses) {
     CAPTURE(abuse.what);
     Ring ring(8, abuse.features);
     ring.describe(7, Ring::kData, 16, kWrite);
