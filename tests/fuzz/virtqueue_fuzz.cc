@@ -108,7 +108,7 @@ void serve(VirtQueue& queue) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace rhea;
   using namespace rhea::devices;
-  static const BqlGuard guard;
+  const BqlGuard guard;
   static auto* memory = [] {
     bql.assert_held();
     return new test::RingMemory;
