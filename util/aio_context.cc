@@ -150,7 +150,10 @@ AioContext::Impl::~Impl() {
 }
 
 void AioContext::Impl::open_ring(AioContext& context) {
-  auto made = internal::RingCore::create(epoll.get(), taken_resumables);
+  auto made =
+      internal::RingCore::create(epoll.get(), taken_resumables,
+                                 role == Role::kMainBlock ? internal::RingCore::WaitBy::kDescriptor
+                                                          : internal::RingCore::WaitBy::kRing);
   if (!made.has_value()) {
     ring_refusal = made.error().message();
     RHEA_LOG(kUtil, kInfo, "context {} does its file I/O on threads: {}", name, ring_refusal);

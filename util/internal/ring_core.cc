@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <chrono>
 #include <fstream>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -99,14 +100,15 @@ void RingRequestList::remove(RingRequest& request) noexcept {
 
 // --- Life ---
 
-Result<std::unique_ptr<RingCore>> RingCore::create(int epoll_fd, Completed& completed) {
+Result<std::unique_ptr<RingCore>> RingCore::create(int epoll_fd, Completed& completed,
+                                                   WaitBy wait_by) {
   std::unique_ptr<RingCore> core(new RingCore(epoll_fd, completed));
-  TRY(core->open());
+  TRY(core->open(wait_by));
   return core;
 }
 
-Result<void> RingCore::open() {
-  TRY(set_up());
+Result<void> RingCore::open(WaitBy wait_by) {
+  TRY(set_up(wait_by));
   open_ = true;
   if ((ring_.features & kNeeded) != kNeeded) {
     return fail(ErrorKind::kUnsupported, "the kernel's io_uring is too old (features {:#x})",
@@ -118,9 +120,11 @@ Result<void> RingCore::open() {
   return ok();
 }
 
-Result<void> RingCore::set_up() {
+Result<void> RingCore::set_up(WaitBy wait_by) {
   int result = 0;
-  for (const Mode& mode : kModes) {
+  // What is deferred until this thread asks the ring wakes nobody who polls its descriptor.
+  const size_t first = wait_by == WaitBy::kDescriptor ? 1 : 0;
+  for (const Mode& mode : std::span(kModes).subspan(first)) {
     io_uring_params params{};
     params.flags = mode.flags | IORING_SETUP_CQSIZE;
     params.cq_entries = kCompletions;

@@ -75,9 +75,14 @@ class RingCore {
     uint64_t queued = 0;    ///< of those, the ones that had to wait for room
   };
 
+  /// How its thread waits for completions: in the ring, or by poll(2) on the ring's descriptor,
+  /// as the main loop does, which waits for more than one context.
+  enum class WaitBy : uint8_t { kRing, kDescriptor };
+
   /// Waiters of what completes are put into `completed`.
   /// Errors: why the host refuses, in words.
-  static Result<std::unique_ptr<RingCore>> create(int epoll_fd, Completed& completed);
+  static Result<std::unique_ptr<RingCore>> create(int epoll_fd, Completed& completed,
+                                                  WaitBy wait_by);
   ~RingCore();
   RingCore(const RingCore&) = delete;
   RingCore& operator=(const RingCore&) = delete;
@@ -111,8 +116,8 @@ class RingCore {
  private:
   RingCore(int epoll_fd, Completed& completed) : epoll_fd_(epoll_fd), completed_(completed) {}
 
-  Result<void> open();
-  Result<void> set_up();
+  Result<void> open(WaitBy wait_by);
+  Result<void> set_up(WaitBy wait_by);
   io_uring_sqe* free_entry();
   io_uring_sqe* free_entry_for_request();
   void give(RingRequest& request, io_uring_sqe& entry);

@@ -1,5 +1,6 @@
 #include "util/main_loop.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -14,6 +15,7 @@
 #include "tests/support/manual_clock.h"
 #include "tests/support/size.h"
 #include "tests/support/sync_action.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/watchdog.h"
 #include "util/coroutine.h"
 #include "util/fd.h"
@@ -83,6 +85,23 @@ TEST_CASE("MainLoop: its sleep submits the block context's requests and ends wit
   }
   while (!busy->done()) loop->turn();
   CHECK(busy->result() == 1);
+}
+
+TEST_CASE("MainLoop: a request that a kernel thread carries out ends its sleep",
+          "[main_loop][io_ring]") {
+  test::Watchdog watchdog("block I/O by a kernel thread", 60s);
+  auto loop = make_loop();
+  BqlGuard guard;
+  const test::TempDir folder;
+  const Fd file(::open(folder.file("f").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  int done = 0;
+  MUST(spawn(loop->block(), [&](Co& co) {
+    IoRing& ring = *loop->block().io_ring();
+    const RingFile ring_file{file.get(), RingFile::Kind::kDescriptor};
+    // A flush never completes at once: the kernel gives it to a thread of its own.
+    for (; done < 20; ++done) CHECK(ring.co_fsync(co, ring_file, FsyncKind::kAll) == 0);
+  }));
+  while (done < 20) loop->turn();
 }
 
 TEST_CASE("MainLoop: work for either context ends its sleep while I/O is in flight",
