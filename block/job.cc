@@ -33,7 +33,7 @@ Result<void> Job::start(Jobs& jobs) {
   active_ = 1;
   auto started = spawn(context_, [this](Co& co) {
     rest(co);
-    coroutine_ended(co_run(co));
+    coroutine_ended(work(co));
   });
   if (!started) {
     active_ = 0;

@@ -89,7 +89,7 @@ class Job : protected BackendUser {
 
   // For the derived class, on main.
   /// The work up to the point where the graph has to change. On the job's context.
-  virtual Result<void> co_run(Co& co) = 0;
+  virtual Result<void> work(Co& co) = 0;
   /// The last step, on main, at the top; `pivot` if the job is to have its effect. Errors: it had
   /// none.
   virtual Result<void> finish(Gs& gs, bool pivot) = 0;

@@ -189,7 +189,7 @@ void Mirror::throttle(Co& co) {
   }
 }
 
-Result<void> Mirror::co_run(Co& co) {
+Result<void> Mirror::work(Co& co) {
   slice_start_ = now();
   while (pause_point(co) && !failure_) {
     // A copy under way is not marked: only without any has the target all that the source has.

@@ -43,7 +43,7 @@ class Mirror final : public Job {
   Mirror(Graph& graph, const MirrorConfig& config, Node& source, Node& target, AioContext& context);
   Result<void> set_up(Gs& gs, const MirrorConfig& config);
 
-  Result<void> co_run(Co& co) override;
+  Result<void> work(Co& co) override;
   Result<void> finish(Gs& gs, bool pivot) override;
   void clean_up(Gs& gs) override;
 

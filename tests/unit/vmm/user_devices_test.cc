@@ -16,8 +16,8 @@
 using namespace rhea;
 using namespace rhea::vmm;
 using devices::IoError;
-using rhea::test::StorageFixture;
 using devices::OnIoError;
+using rhea::test::StorageFixture;
 
 namespace {
 
