@@ -22,6 +22,7 @@
 #include "vmm/pc_machine.h"
 #include "vmm/qmp/block_commands.h"
 #include "vmm/qmp/block_queries.h"
+#include "vmm/qmp/job_commands.h"
 #include "vmm/qmp/machine_commands.h"
 #include "vmm/qmp/object_commands.h"
 #include "vmm/qmp/server.h"
@@ -102,6 +103,10 @@ class Process {
     if (qmp_ != nullptr) vm_->remove_observer(*qmp_);
     qmp_.reset();
     // Devices let go of disks and iothreads, then the graph of nodes, then the iothreads.
+    if (storage_ != nullptr) {
+      storage_->job_events().set_publisher(nullptr);
+      storage_->jobs().cancel_all(loop_->gs(), storage_->graph());
+    }
     if (devices_ != nullptr) vm_->remove_observer(*devices_);
     devices_.reset();
     if (storage_ != nullptr) vm_->remove_observer(storage_->disks());
@@ -194,6 +199,7 @@ class Process {
     add_object_commands(commands, *loop_, storage_->objects());
     add_block_commands(commands, *loop_, *storage_);
     add_block_queries(commands, *loop_, *storage_);
+    add_job_commands(commands, *loop_, *storage_);
     add_chardev_commands(commands, [this] {
       std::vector<const Chardev*> list;
       for (const auto& chardev : chardevs_) list.push_back(chardev.get());
@@ -201,6 +207,8 @@ class Process {
     });
     qmp_ = std::make_unique<QmpServer>(loop_->service(), *vm_, std::move(commands),
                                        QmpVersion{.package = fmt::format("rhea-{}", version())});
+    storage_->job_events().set_publisher(
+        [this](std::string_view event, const ReplyJson& data) { qmp_->publish(event, data); });
     for (const MonitorConfig& monitor : config_.monitors) {
       qmp_->add_monitor(*chardev(monitor.chardev_id));
     }

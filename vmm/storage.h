@@ -4,10 +4,12 @@
 #include <memory>
 
 #include "block/graph.h"
+#include "block/job.h"
 #include "util/main_loop.h"
 #include "util/thread_pool.h"
 #include "vmm/config.h"
 #include "vmm/disks.h"
+#include "vmm/job_events.h"
 #include "vmm/object_table.h"
 
 namespace rhea::vmm {
@@ -30,12 +32,20 @@ class Storage {
   ObjectTable& objects() noexcept { return objects_; }
   block::Graph& graph() noexcept { return graph_; }
   Disks& disks() noexcept { return disks_; }
+  block::Jobs& jobs() noexcept { return jobs_; }
+  JobEvents& job_events() noexcept { return job_events_; }
+
+  /// The machine has stopped: waits for what is under way, and puts it on stable storage. What does
+  /// not end, or fails, is logged: the machine has stopped all the same.
+  void settle(Gs& gs);
 
  private:
   ThreadPool pool_;
   ObjectTable objects_;  // knows the graph, which goes before iothreads do
   block::Graph graph_;
   Disks disks_;
+  JobEvents job_events_;
+  block::Jobs jobs_;
 };
 
 }  // namespace rhea::vmm

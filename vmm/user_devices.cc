@@ -116,6 +116,8 @@ Result<void> UserDevices::add(const DeviceConfig& config) {
 void UserDevices::stopped() {
   running_ = false;
   for (const Entry& entry : entries_) entry.request->run_hooks().stopped();
+  bql.assert_held();
+  host_.storage.settle(host_.loop.gs());
 }
 
 void UserDevices::resumed() {
