@@ -1,0 +1,138 @@
+"""`scripts/bench block`: requests through the block layer, beside qemu-img bench and fio."""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.errors import LabError
+from lab.paths import ROOT
+from perf.stats import Series, table, verdict
+
+IMAGE_BYTES = 1 << 30
+DEPTHS = (1, 8, 64)
+SIZES = (4096, 65536)
+NULL_COUNT = {1: 1_000_000, 8: 1_000_000, 64: 1_000_000}
+FILE_COUNT = {1: 10_000, 8: 40_000, 64: 60_000}
+
+
+@dataclass(frozen=True)
+class Load:
+    """Reads one after the other: `count` of `size` bytes, `depth` at a time."""
+
+    driver: str  # null or file
+    depth: int
+    size: int
+    count: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.driver} {self.size // 1024} KiB depth {self.depth}"
+
+
+Command = Callable[[Load, Path], list[str]]
+
+
+def _rhea(load: Load, image: Path) -> list[str]:
+    nodes = {
+        "null": f"driver=null-co,size={IMAGE_BYTES}",
+        "file": "driver=raw,cache.direct=on,file.driver=file,file.aio=io_uring,"
+        f"file.filename={image}",
+    }
+    binary = ROOT / "build" / "tests" / "bench" / "block_bench"
+    if not binary.exists():
+        raise LabError(f"{binary} does not exist; build it: meson setup build && ninja -C build")
+    words = [f"depth={load.depth}", f"size={load.size}", f"count={load.count}"]
+    return [str(binary), nodes[load.driver], *words]
+
+
+def _qemu_img(load: Load, image: Path) -> list[str]:
+    shared = ["qemu-img", "bench", "-c", str(load.count), "-d", str(load.depth)]
+    shared += ["-s", str(load.size)]
+    if load.driver == "null":
+        return [*shared, "--image-opts", f"driver=null-co,size={IMAGE_BYTES}"]
+    return [*shared, "-t", "none", "-i", "io_uring", "-f", "raw", str(image)]
+
+
+def _fio(load: Load, image: Path) -> list[str]:
+    return [
+        "fio", "--name=read", f"--filename={image}", "--rw=read", f"--bs={load.size}",
+        f"--iodepth={load.depth}", "--ioengine=io_uring", "--direct=1",
+        f"--io_size={load.count * load.size}", f"--size={IMAGE_BYTES}", "--output=/dev/null",
+    ]
+
+
+SIDES: dict[str, tuple[Command, tuple[str, ...]]] = {
+    "rhea": (_rhea, ("null", "file")),
+    "qemu-img": (_qemu_img, ("null", "file")),
+    "fio": (_fio, ("file",)),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=5, help="at least 5 for a verdict")
+    parser.add_argument("--folder", type=Path, default=ROOT / "build",
+                        help="where the image lies: on the device to measure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample")
+
+
+def run(options: argparse.Namespace) -> int:
+    for tool in ("qemu-img", "fio"):
+        if shutil.which(tool) is None:
+            raise LabError(f"{tool} is not installed; run scripts/setup")
+    loads = [Load("null", depth, 4096, NULL_COUNT[depth]) for depth in DEPTHS]
+    loads += [Load("file", depth, size, FILE_COUNT[depth]) for size in SIZES for depth in DEPTHS]
+    image = options.folder / "bench-block.img"
+    samples: dict[str, dict[str, list[list[float]]]] = {}
+    try:
+        _make_image(image)
+        for number in range(options.rounds):
+            for load in loads:
+                for side, (command, drivers) in SIDES.items():
+                    if load.driver in drivers:
+                        sample = _measure(command(load, image), load)
+                        samples.setdefault(load.label, {}).setdefault(side, []).append(sample)
+            print(f"bench: round {number + 1} of {options.rounds}", flush=True)
+    finally:
+        image.unlink(missing_ok=True)
+    _print(samples)
+    if options.json:
+        options.json.write_text(json.dumps(samples, indent=1) + "\n", encoding="ascii")
+    return 0
+
+
+def _make_image(image: Path) -> None:
+    chunk = bytes(range(256)) * 4096
+    with image.open("wb") as out:
+        for _ in range(IMAGE_BYTES // len(chunk)):
+            out.write(chunk)
+
+
+def _measure(argv: list[str], load: Load) -> list[float]:
+    """Microseconds for a request, of time and of CPU; start and end of the process included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.monotonic()
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - start
+    if done.returncode != 0:
+        raise LabError(f"{' '.join(argv)} failed: {done.stderr.strip().splitlines()[-1:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return [seconds / load.count * 1e6, cpu / load.count * 1e6]
+
+
+def _print(samples: dict[str, dict[str, list[list[float]]]]) -> None:
+    for figure, name in enumerate(("time for a request", "CPU time for a request")):
+        rows = [[name, *SIDES, "verdict against qemu-img"]]
+        for label, sides in samples.items():
+            series = {side: Series(tuple(s[figure] for s in all_)) for side, all_ in sides.items()}
+            cells = [series[side].show("us") if side in series else "-" for side in SIDES]
+            ratio = series["rhea"].median / series["qemu-img"].median
+            said = verdict(series["rhea"], series["qemu-img"])
+            rows.append([label, *cells, f"{ratio:.2f}, {said}"])
+        print(f"\n{table(rows)}")
