@@ -196,6 +196,7 @@ TEST_CASE("G26: a reset is latched until the last request has ended", "[virtio][
   machine.have_held(queues[0], 60);
   machine.have_held(queues[1], 1, 0x6'0000);
   machine.write(Reg::kStatus, 0, 1);  // returns at once: a vCPU never waits
+  machine.round_the_contexts();       // they have heard of it
   machine.some_turns();
   REQUIRE(machine.driver().status() == kLive);
   // Until it is done the driver has nothing to say.
