@@ -3,9 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "block/graph.h"
-#include "tests/support/virtio_guest.h"
-#include "util/io_thread.h"
-#include "util/rcu.h"
+#include "tests/unit/devices/virtio_disk.h"
 
 using namespace rhea;
 using namespace rhea::devices;
@@ -13,112 +11,7 @@ using test::GuestBuffer;
 using test::GuestQueue;
 using test::VirtioDriver;
 using test::VirtioMachine;
-
-namespace {
-
-struct Errors final : IoErrorSink {
-  void io_error(const IoError& error) override REQUIRES(bql) { seen.push_back(error); }
-  std::vector<IoError> seen;
-};
-
-/// A machine with one disk in slot 3 on a null-co node, its queues on iothreads.
-class Disk {
- public:
-  explicit Disk(unsigned queues = 1,
-                std::string_view node = "driver=null-co,read-zeroes=on,size=1M",
-                VirtioBlkConfig config = {}) NO_THREAD_SAFETY_ANALYSIS {
-    bql.lock();
-    loop_ = MUST(MainLoop::create());
-    pool_ = std::make_unique<ThreadPool>(ThreadPool::Limits{});
-    graph_ = std::make_unique<block::Graph>(*loop_, *pool_);
-    MUST(graph_->add(loop_->gs(), MUST(parse_options(std::string(node) + ",node-name=d0"))));
-    machine_ = std::make_unique<VirtioMachine>();
-    for (unsigned i = 0; i < queues; ++i) {
-      threads_.push_back(MUST(IOThread::create("io")));
-      contexts_.push_back(MUST(block::BlockContext::create(threads_.back()->context())));
-      config.queues.push_back(&threads_.back()->context());
-    }
-    config.node = "d0";
-    auto disk = std::make_unique<VirtioBlk>("vd0", VirtioDevice::Host{*loop_, machine_->dma()},
-                                            *graph_, std::move(config), errors);
-    blk = disk.get();
-    pci = std::make_shared<VirtioPci>("vd0", std::move(disk), machine_->msi(), *loop_);
-    MUST(pci->realize());
-    MUST(machine_->bus().add(pci, 3));
-    driver_.emplace(*machine_, 3U);
-  }
-  ~Disk() NO_THREAD_SAFETY_ANALYSIS {
-    machine_->bus().remove(*pci);
-    pci->unrealize();
-    pci.reset();
-    machine_.reset();
-    graph_.reset();
-    contexts_.clear();
-    threads_.clear();
-    pool_.reset();
-    loop_.reset();
-    bql.unlock();
-    rcu_drain_callbacks();
-  }
-
-  VirtioDriver& driver() { return *driver_; }
-  VirtioMachine& machine() { return *machine_; }
-  MainLoop& loop() { return *loop_; }
-  block::Graph& graph() { return *graph_; }
-  Gs& gs() NO_THREAD_SAFETY_ANALYSIS { return loop_->gs(); }
-
-  GuestQueue start(uint64_t features = ~uint64_t{0}, uint16_t size = 16) {
-    driver().negotiate(features);
-    GuestQueue queue = driver().set_up_queue(0, 0x10000, size, blk->kick_fd(0));
-    driver().go();
-    return queue;
-  }
-  template <class F>
-  void wait_until(F&& done) {
-    REQUIRE(loop_->waiter().until(
-        gs(),
-        [&] {
-          const bool now = done();
-          if (!now) loop_->block().notify();  // nobody kicks for a used ring
-          return now;
-        },
-        std::chrono::seconds(20)));
-  }
-  /// Does one request and waits for it; its status and the bytes written.
-  std::pair<uint8_t, uint32_t> request(GuestQueue& queue, uint32_t type, uint64_t sector,
-                                       std::vector<GuestBuffer> data) {
-    struct {
-      uint32_t type, reserved;
-      uint64_t sector;
-    } header{type, 0, sector};
-    std::memcpy(machine_->ram() + 0x1000, &header, sizeof header);
-    machine_->ram()[0x2000] = std::byte{0xff};
-    std::vector<GuestBuffer> chain{{0x1000, 16, false}};
-    chain.insert(chain.end(), data.begin(), data.end());
-    chain.push_back({0x2000, 1, true});
-    queue.offer(chain);
-    queue.ring();
-    std::optional<std::pair<uint16_t, uint32_t>> done;
-    wait_until([&] { return (done = queue.take()).has_value(); });
-    return {std::to_integer<uint8_t>(machine_->ram()[0x2000]), done->second};
-  }
-
-  Errors errors;
-  VirtioBlk* blk = nullptr;
-  std::shared_ptr<VirtioPci> pci;
-
- private:
-  RcuThread rcu_thread_;
-  std::unique_ptr<MainLoop> loop_;
-  std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<block::Graph> graph_;
-  std::unique_ptr<VirtioMachine> machine_;
-  std::vector<std::unique_ptr<IOThread>> threads_;
-  std::vector<std::unique_ptr<block::BlockContext>> contexts_;
-  std::optional<VirtioDriver> driver_;
-};
-
-}  // namespace
+using Disk = test::VirtioDisk;
 
 TEST_CASE("VirtioBlk: a driver reads, writes, flushes and asks for the serial number",
           "[virtio-blk]") {
