@@ -27,7 +27,7 @@ BUILDS = {
               "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}),
     "tsan": ("build-tsan",
              [*SANITIZED, "-Db_sanitize=thread"], CLANG,
-             {"TSAN_OPTIONS": "halt_on_error=0:exitcode=66:second_deadlock_stack=1"}),
+             {"TSAN_OPTIONS": "halt_on_error=0:exitcode=66:second_deadlock_stack=1:atexit_sleep_ms=100"}),
 }
 UNIT_FOLDERS = ["util", "memory", "block", "devices", "vmm"]
 LINTS = ["format", "budgets", "includes", "errors", "commits", "annotations"]
