@@ -68,6 +68,9 @@ def _write(ctx: Context, root: str, data: str) -> None:
             "conv=notrunc,fsync 2>/dev/null & done; wait; md5sum < /tmp/a | cut -c1-32"
         )
         record["kept"] = run("cp /tmp/a /root/a && sync && md5sum < /root/a | cut -c1-32")
+        # "flush I/Os", the sixteenth field: what the kernel sent, which is not what was asked for, as
+        # it merges flushes that wait for the same one (Documentation/block/stat.rst).
+        record["flushes"] = run("awk '{ print $16 }' /sys/block/vdb/stat")
         record["stats"] = vm.monitor.execute("query-blockstats")
         vm.console.send("poweroff -f\n")
         record["exit_status"] = vm.wait_exit()
