@@ -106,14 +106,7 @@ void VirtioDevice::unrealize() {
   MainWait& waiter = host_.loop.waiter();
   waiter.until(host_.loop.gs(), [this] { return !stops_pending() && !busy(); });
   // The contexts may still be on their way out of what told us so: once round each of them.
-  for (const auto& queue : queues_) {
-    pauses_.fetch_add(1, std::memory_order_relaxed);
-    queue->context_->post([this, &waiter] {
-      pauses_.fetch_sub(1, std::memory_order_release);
-      waiter.kick();
-    });
-  }
-  waiter.until(host_.loop.gs(), [this] { return !busy(); });
+  on_contexts([](VirtioQueue&) {});
   complete_resets();
   service_bh_.reset();
   realized_ = false;
@@ -312,6 +305,52 @@ bool VirtioDevice::busy() const noexcept {
   });
 }
 
+/// Calls `body` for each queue on its context, and waits for that.
+template <class F>
+void VirtioDevice::on_contexts(F&& body) {
+  MainWait& waiter = host_.loop.waiter();
+  for (const auto& queue : queues_) {
+    pauses_.fetch_add(1, std::memory_order_relaxed);
+    queue->context_->post([this, &waiter, &body, q = queue.get()] {
+      body(*q);
+      // release: pairs with the acquire in pausing()
+      pauses_.fetch_sub(1, std::memory_order_release);
+      waiter.kick();
+    });
+  }
+  waiter.until(host_.loop.gs(), [this] { return !pausing(); });
+}
+
+Result<void> VirtioDevice::hold() {
+  pause();
+  Result<void> quiet = wait_until_quiet();
+  if (!quiet) resume();
+  return quiet;
+}
+
+Result<void> VirtioDevice::wait_until_quiet() {
+  const auto quiet = [this] { return !stops_pending() && !busy(); };
+  if (!host_.loop.waiter().until(host_.loop.gs(), quiet, kHoldPatience)) {
+    return fail(ErrorKind::kTimeout, "Requests of '{}' did not end within {} s", id_,
+                std::chrono::duration_cast<std::chrono::seconds>(kHoldPatience).count());
+  }
+  std::atomic<bool> parked{false};  // relaxed: on_contexts() orders it
+  on_contexts([&parked](VirtioQueue& queue) {
+    if (queue.taken_ != 0) parked.store(true, std::memory_order_relaxed);
+  });
+  if (!parked.load(std::memory_order_relaxed)) return ok();
+  return fail(ErrorKind::kBusy, "Requests of '{}' wait for the machine to go on", id_);
+}
+
+void VirtioDevice::move_queues(std::span<AioContext* const> contexts) {
+  RHEA_CHECK(contexts.size() == queues_.size(), "{} is told where {} of {} queues go", id_,
+             contexts.size(), queues_.size());
+  RHEA_CHECK(paused_ != 0 && !busy(), "the queues of {} move while they run", id_);
+  on_contexts([this](VirtioQueue& queue) { leave_here(queue); });
+  for (size_t i = 0; i < contexts.size(); ++i) queues_[i]->context_ = contexts[i];
+  on_contexts([this](VirtioQueue& queue) { enter_here(queue); });
+}
+
 // From here on the queue's context.
 
 void VirtioDevice::start_here(VirtioQueue& queue, const Start& start) {
@@ -321,7 +360,17 @@ void VirtioDevice::start_here(VirtioQueue& queue, const Start& start) {
     return set_broken("a queue that can not run");
   }
   queue.rings_ = *std::move(rings);
+  queue.paused_ = start.paused;
+  enter_here(queue);
+  // What the driver put there before it was ready to be rung.
+  if (queue.watch_) run(queue);
+}
+
+/// Gives the queue its doorbell and its end of a turn here, if it has been started.
+void VirtioDevice::enter_here(VirtioQueue& queue) {
+  if (queue.rings_ == nullptr) return;
   queue.after_ = std::make_unique<Bh>(*queue.context_, [this, &queue] { after(queue); });
+  if (queue.rings_->broken()) return;
   auto watch = queue.context_->watch(queue.kick_.get(), FdEvents::kRead, [this, &queue](FdEvents) {
     clear_eventfd(queue.kick_.get());
     run(queue);
@@ -332,9 +381,15 @@ void VirtioDevice::start_here(VirtioQueue& queue, const Start& start) {
   }
   queue.watch_ = *std::move(watch);
   queue.watch_.set_ready_check([&queue] { return queue.rings_->has_available(); });
-  pause_watch(queue, start.paused);
-  // What the driver put there before it was ready to be rung.
-  run(queue);
+  pause_watch(queue, queue.paused_);
+}
+
+/// It is paused and has nothing under way; what was completed is shown before it goes.
+void VirtioDevice::leave_here(VirtioQueue& queue) {
+  if (queue.rings_ == nullptr) return;
+  after(queue);
+  queue.after_.reset();
+  queue.watch_ = {};
 }
 
 void VirtioDevice::pause_watch(VirtioQueue& queue, bool paused) {

@@ -9,6 +9,9 @@
 //                 context has stopped its queues and their requests have ended; then main completes
 //                 it (G26). A vCPU never waits.
 //   drain         main posts "pause"; a drain polls until all have paused (G17)
+//   move          main pauses, waits for what was taken, and posts "leave" to the old contexts,
+//   then
+//                 "enter" to the new ones
 //   broken queue  the context posts "needs reset" to main
 #pragma once
 
@@ -75,8 +78,8 @@ class VirtioQueue {
 
   VirtioDevice& device_;
   const unsigned index_;
-  AioContext* context_ = nullptr;
-  Fd kick_;  // the doorbell's eventfd
+  AioContext* context_ = nullptr;  // main changes it while nothing of the queue runs
+  Fd kick_;                        // the doorbell's eventfd
 
   // The driver's, under the BQL.
   VirtQueueConfig config_;
@@ -160,6 +163,16 @@ class VirtioDevice {
   bool pausing() const noexcept { return pauses_.load(std::memory_order_acquire) != 0; }
   /// Whether, besides, requests are under way that were taken before.
   bool busy() const noexcept;
+  /// Takes no more, and waits until what was taken has ended; release() lets it go on. Nothing is
+  /// drained: a request that a drain holds back would stay where it is. Main, at the top.
+  /// Errors: kTimeout, a request does not end; kBusy, one waits for the machine to go on. It goes
+  /// on by itself then.
+  Result<void> hold() REQUIRES(bql);
+  void release() REQUIRES(bql) { resume(); }
+  static constexpr Nanoseconds kHoldPatience = std::chrono::seconds(5);
+  /// Moves the queues of a device that is held to these contexts, one for each, under a driver that
+  /// runs. Main, at the top.
+  void move_queues(std::span<AioContext* const> contexts) REQUIRES(bql);
   /// The machine stops: takes nothing from the rings until it runs again.
   virtual void machine_stopped() REQUIRES(bql) { pause(); }
   virtual void machine_runs() REQUIRES(bql) { resume(); }
@@ -207,6 +220,9 @@ class VirtioDevice {
   bool accept_features() REQUIRES(bql);
   void serve_main() REQUIRES(bql);
   void post_pause(bool paused) REQUIRES(bql);
+  template <class F>
+  void on_contexts(F&& body) REQUIRES(bql);
+  Result<void> wait_until_quiet() REQUIRES(bql);
 
   // On the queue's context.
   struct Start {
@@ -215,6 +231,8 @@ class VirtioDevice {
     bool paused;
   };
   void start_here(VirtioQueue& queue, const Start& start);
+  void enter_here(VirtioQueue& queue);
+  void leave_here(VirtioQueue& queue);
   void stop_here(VirtioQueue& queue);
   void finish_stop(VirtioQueue& queue);
   void pause_here(VirtioQueue& queue, bool paused);

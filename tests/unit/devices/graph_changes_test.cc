@@ -1,6 +1,6 @@
 // Two disks on four iothreads read and write without a pause while main changes the graph below
-// them: filters come and go, images are mirrored and replaced, grown, drained. Every byte is
-// checked when it is read, and all of them at the end.
+// them: filters and limits come and go, images are mirrored and replaced, grown, drained, and the
+// queues change their threads. Every byte is checked when it is read, and all of them at the end.
 #include <fmt/format.h>
 
 #include <array>
@@ -227,6 +227,17 @@ class Operator {
     MUST(graph_->del(gs(), old_node));
     MUST(graph_->del(gs(), old_file));
   }
+  /// Every queue goes on on the thread of its neighbour.
+  void move(unsigned disk) NO_THREAD_SAFETY_ANALYSIS {
+    std::vector<AioContext*> contexts;
+    for (unsigned q = 0; q < kQueues; ++q) {
+      contexts.push_back(&threads_[(q + next_) % kQueues]->context());
+    }
+    ++next_;
+    MUST(disks_[disk]->hold());
+    disks_[disk]->move_queues(contexts);
+    disks_[disk]->release();
+  }
   void grow(unsigned disk) {
     block::Node& node = *graph_->find(gs(), nodes_[disk]);
     MUST(graph_->resize(gs(), node, node.length() + 65536));
@@ -274,6 +285,7 @@ class Operator {
                                            VirtioDevice::Host{*loop_, machine_->dma()}, *graph_,
                                            std::move(config), sink_);
     VirtioBlk& device = *blk;
+    disks_[disk] = &device;
     auto pci = std::make_shared<VirtioPci>(fmt::format("vd{}", disk), std::move(blk),
                                            machine_->msi(), *loop_);
     MUST(pci->realize());
@@ -306,6 +318,7 @@ class Operator {
   std::vector<std::unique_ptr<IOThread>> threads_;
   std::vector<std::unique_ptr<block::BlockContext>> contexts_;
   std::vector<std::shared_ptr<VirtioPci>> devices_;
+  std::array<VirtioBlk*, kDisks> disks_{};
   std::vector<std::unique_ptr<Guest>> guests_;
   std::array<std::string, kDisks> nodes_, files_;
   unsigned next_ = 0;
@@ -326,6 +339,7 @@ TEST_CASE("VirtioBlk: no byte is lost while main changes the graph below the dis
     op.filter(disk);
     op.mirror(disk);
     if (rounds < 64) op.grow(disk);
+    op.move(disk);
     op.drain();
     ++rounds;
   }
