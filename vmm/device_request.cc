@@ -52,6 +52,11 @@ Result<Disk*> DeviceRequest::take_disk(std::string_view backend_driver) {
   return disk;
 }
 
+void DeviceRequest::now_uses(IoThreadObject* iothread) {
+  iothreads_.clear();
+  if (iothread != nullptr) iothreads_.emplace_back(*iothread, fmt::format("device '{}'", name()));
+}
+
 Result<AioContext*> DeviceRequest::use_iothread(const std::string& id) {
   ObjectTable::Entry* entry = host_.storage.objects().find(id);
   auto* iothread = entry == nullptr ? nullptr : dynamic_cast<IoThreadObject*>(entry->object.get());

@@ -60,6 +60,8 @@ class DeviceRequest {
   Result<AioContext*> take_iothread();
   /// The context of an iothread that another option names.
   Result<AioContext*> use_iothread(const std::string& id);
+  /// The device runs there now and on no other iothread; null is main.
+  void now_uses(IoThreadObject* iothread);
   /// As long as the device is there. A machine that is made has stopped.
   void set_run_hooks(RunHooks hooks) { hooks_ = std::move(hooks); }
   const RunHooks& run_hooks() const noexcept { return hooks_; }

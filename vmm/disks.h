@@ -1,6 +1,7 @@
 // Disks: what -drive made and what devices use: the upper ends of the block graph.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -22,6 +23,15 @@ enum class IoStatus : uint8_t { kOk, kFailed, kNoSpace };
 std::string_view to_string(IoStatus status) noexcept;
 
 class Disks;
+class IoThreadObject;
+
+/// Moves a device's requests to another event loop: hold(), which may fail, and then, for several
+/// devices together, move() or not, and release().
+struct DiskMove {
+  std::function<Result<void>()> hold;
+  std::function<void(IoThreadObject*)> move;  ///< null: to main
+  std::function<void()> release;
+};
 
 /// One disk: a -drive, a device's use of a node, or both.
 ///
@@ -49,6 +59,10 @@ class Disk final : public devices::IoErrorSink {
   /// The device's backend, as long as the device has the disk.
   void set_backend(block::BlockBackend* backend) noexcept { backend_ = backend; }
 
+  /// How to move its requests, as long as a device that can has it.
+  const DiskMove* move() const noexcept { return move_ ? &*move_ : nullptr; }
+  void set_move(DiskMove move) { move_ = std::move(move); }
+
   void io_error(const devices::IoError& error) override REQUIRES(bql);
 
  private:
@@ -59,6 +73,7 @@ class Disk final : public devices::IoErrorSink {
   std::string drive_id_, qdev_, node_name_;
   block::NodeRef drive_node_;
   block::BlockBackend* backend_ = nullptr;
+  std::optional<DiskMove> move_;
   bool write_cache_ = true;
   devices::OnIoError on_read_error_ = devices::OnIoError::kReport;
   devices::OnIoError on_write_error_ = devices::OnIoError::kNoSpace;

@@ -185,6 +185,29 @@ Result<std::vector<AioContext*>> take_queues(DeviceRequest& request) {
   return queues;
 }
 
+/// How the device's queues change their thread, all to the same. The request is kept as long as the
+/// device.
+DiskMove moves(DeviceRequest& request, devices::VirtioDevice& device) {
+  return {.hold =
+              [&device] {
+                bql.assert_held();
+                return device.hold();
+              },
+          .move =
+              [&device, &request](IoThreadObject* iothread) {
+                bql.assert_held();
+                AioContext& to =
+                    iothread != nullptr ? iothread->context() : request.host().loop.block();
+                device.move_queues(std::vector<AioContext*>(device.queues(), &to));
+                request.now_uses(iothread);
+              },
+          .release =
+              [&device] {
+                bql.assert_held();
+                device.release();
+              }};
+}
+
 }  // namespace
 
 std::span<const DeviceProperty> virtio_blk_pci_properties() { return kProperties; }
@@ -218,6 +241,7 @@ Result<std::shared_ptr<devices::PciDevice>> make_virtio_blk_pci(DeviceRequest& r
                                bql.assert_held();
                                device.machine_runs();
                              }});
+  disk->set_move(moves(request, device));
   return std::shared_ptr<devices::PciDevice>(
       std::make_shared<devices::VirtioPci>(request.name(), std::move(blk), host.msi, host.loop));
 }

@@ -231,3 +231,26 @@ def test_a_disk_that_can_only_be_read_says_so_and_refuses_writes(
                            (BlkType.DISCARD, ranges([(0, 8, 0)]))]:
             assert disk.do(queue, kind, 0, data)[0] == BlkStatus.IOERR, kind
     assert image.read_bytes() == before
+
+
+# --- The queues' thread -------------------------------------------------------------------------
+
+
+def test_the_queues_move_to_another_iothread_while_the_driver_runs(file_disk: Blk) -> None:
+    qmp = file_disk.machine.qmp
+    [first, second] = file_disk.bring_up(queues=2)
+    qmp.execute("object-add", **{"qom-type": "iothread", "id": "io1"})
+    move = {"node-name": "f0", "iothread": "io1"}
+    with pytest.raises(AssertionError, match="Node f0 is associated with a BlockBackend"):
+        qmp.execute("x-blockdev-set-iothread", **move)
+    qmp.execute("x-blockdev-set-iothread", **move, force=True)
+    # Nothing of the device is left behind: the thread that it had can go.
+    qmp.execute("object-del", id="io0")
+    with pytest.raises(AssertionError, match="io1.* is in use"):
+        qmp.execute("object-del", id="io1")
+    assert file_disk.read_sectors(first, 7) == sector(7)
+    file_disk.write_sectors(second, 8, b"x" * SECTOR)
+    qmp.execute("x-blockdev-set-iothread", **{"node-name": "f0", "iothread": None}, force=True)
+    qmp.execute("object-del", id="io1")
+    assert file_disk.read_sectors(second, 8) == b"x" * SECTOR
+    assert file_disk.read_sectors(first, 9) == sector(9)

@@ -130,29 +130,65 @@ std::vector<QmpArgument> throttle_arguments() {
   return arguments;
 }
 
-/// A node has no thread of its own here: its requests run where their sender is. So one without a
-/// device can be said to be anywhere, and one with a device is where the device's queues are.
+bool leads_to(Gs& gs, const block::Node* from, const block::Node* to) {
+  if (from == nullptr || from == to) return from != nullptr;
+  return std::ranges::any_of(from->children(gs),
+                             [&](const auto& edge) { return leads_to(gs, edge->node(gs), to); });
+}
+
+/// Null is main.
+Result<IoThreadObject*> find_iothread(Storage& storage, const Json& name) {
+  if (name.is_null()) return nullptr;
+  if (!name.is_string()) {
+    return fail(ErrorKind::kInvalidArgument,
+                "Invalid parameter type for 'iothread', expected: StrOrNull");
+  }
+  const auto& id = name.get_ref<const std::string&>();
+  const ObjectTable::Entry* entry = storage.objects().find(id);
+  auto* iothread = entry == nullptr ? nullptr : dynamic_cast<IoThreadObject*>(entry->object.get());
+  if (iothread == nullptr) return fail(ErrorKind::kNotFound, "Cannot find iothread {}", id);
+  return iothread;
+}
+
+/// All of them or none.
+Result<void> move_all(std::span<const Disk* const> disks, IoThreadObject* iothread) {
+  Result<void> held = ok();
+  size_t count = 0;
+  for (; held.has_value() && count < disks.size(); ++count) held = disks[count]->move()->hold();
+  if (!held) --count;  // the last one goes on by itself
+  for (const Disk* disk : disks.first(count)) {
+    if (held.has_value()) disk->move()->move(iothread);
+    disk->move()->release();
+  }
+  return held;
+}
+
+/// A node has no thread of its own here: its requests run where their sender is. So what moves is
+/// the devices whose requests reach it; to be safe, only if that is what the user says.
 QmpResult set_iothread(Gs& gs, Storage& storage, const Json& arguments) {
   const auto name = arguments["node-name"].get<std::string>();
-  const Json& iothread = arguments["iothread"];
-  if (!iothread.is_string() && !iothread.is_null()) {
-    return generic("Invalid parameter type for 'iothread', expected: StrOrNull");
-  }
+  IoThreadObject* iothread = TRY(find_iothread(storage, arguments["iothread"]));
   const block::Node* node = storage.graph().find(gs, name);
   if (node == nullptr) {
     return generic(fmt::format("Failed to find node with node-name='{}'", name));
   }
+  std::vector<const Disk*> users;
   for (const auto& disk : storage.disks().all()) {
-    if (disk->backend() == nullptr || disk->node(gs) != node) continue;
-    return generic(fmt::format("Node {} is used by {}, whose own iothread runs its requests", name,
-                               disk->backend()->describe()));
+    const block::BlockBackend* backend = disk->backend();
+    if (backend == nullptr || !leads_to(gs, backend->node(gs), node)) continue;
+    if (disk->move() == nullptr) {
+      return generic(fmt::format("{} can not be moved", backend->describe()));
+    }
+    users.push_back(disk.get());
   }
-  if (iothread.is_null()) return qmp_done();
-  const auto& id = iothread.get_ref<const std::string&>();
-  const ObjectTable::Entry* entry = storage.objects().find(id);
-  if (entry == nullptr || dynamic_cast<const IoThreadObject*>(entry->object.get()) == nullptr) {
-    return generic(fmt::format("Cannot find iothread {}", id));
+  const auto force = arguments.find("force");
+  if (!users.empty() && (force == arguments.end() || !force->get<bool>())) {
+    return generic(
+        fmt::format("Node {} is associated with a BlockBackend and could be in use (use "
+                    "force=true to override this check)",
+                    name));
   }
+  TRY(move_all(users, iothread));
   return qmp_done();
 }
 

@@ -96,8 +96,8 @@ TEST_CASE("UserDevices: a device holds its disk and its iothread until it goes",
         "GenericError: object 'iot0' is in use, can not be deleted: device 'vd0' uses it");
   CHECK(f.ask("blockdev-del", R"({"node-name":"n0"})") == "GenericError: Node n0 is in use");
   CHECK(f.ask("x-blockdev-set-iothread", R"({"node-name":"n0","iothread":null})") ==
-        "GenericError: Node n0 is used by block device 'vd0', whose own iothread runs its "
-        "requests");
+        "GenericError: Node n0 is associated with a BlockBackend and could be in use (use "
+        "force=true to override this check)");
   const auto block = f.answer("query-block");
   REQUIRE(block.size() == 1);
   CHECK(block[0]["device"] == "");
@@ -109,6 +109,26 @@ TEST_CASE("UserDevices: a device holds its disk and its iothread until it goes",
   CHECK(f.ask("query-block") == "[]");
   CHECK(f.ask("blockdev-del", R"({"node-name":"n0"})") == "{}");
   CHECK(f.ask("object-del", R"({"id":"iot0"})") == "{}");
+}
+
+TEST_CASE("UserDevices: a node's users move to another iothread together", "[userdevices]") {
+  Fixture f(
+      "-object iothread,id=iot0 -object iothread,id=iot1 -blockdev null-co,node-name=n0 "
+      "-blockdev raw,node-name=r0,file=n0 -blockdev raw,node-name=r1,file=n0");
+  REQUIRE(f.plug("virtio-blk-pci,id=vd0,drive=r0,iothread=iot0,num-queues=2,share-rw=on") ==
+          "no error");
+  REQUIRE(f.plug("virtio-blk-pci,id=vd1,drive=r1,share-rw=on") == "no error");
+  CHECK(f.ask("x-blockdev-set-iothread", R"({"node-name":"n0","iothread":"x","force":true})") ==
+        "GenericError: Cannot find iothread x");
+  CHECK(f.ask("x-blockdev-set-iothread", R"({"node-name":"n0","iothread":"iot1","force":true})") ==
+        "{}");
+  CHECK(f.ask("object-del", R"({"id":"iot0"})") == "{}");
+  CHECK(f.ask("object-del", R"({"id":"iot1"})") ==
+        "GenericError: object 'iot1' is in use, can not be deleted: device 'vd0' uses it");
+  CHECK(f.ask("x-blockdev-set-iothread", R"({"node-name":"r0","iothread":null,"force":true})") ==
+        "{}");
+  CHECK(f.ask("object-del", R"({"id":"iot1"})") ==
+        "GenericError: object 'iot1' is in use, can not be deleted: device 'vd1' uses it");
 }
 
 TEST_CASE("UserDevices: a drive's settings are the device's unless it says else", "[userdevices]") {
