@@ -24,17 +24,14 @@
 #include <vector>
 
 #include "devices/guest_error.h"
-#include "devices/virtio/virt_queue.h"
+#include "devices/virtio/virtio_queue.h"
 #include "memory/guest_memory.h"
 #include "util/aio_context.h"
 #include "util/bql.h"
 #include "util/error.h"
-#include "util/fd.h"
 #include "util/main_loop.h"
 
 namespace rhea::devices {
-
-class VirtioDevice;
 
 /// The bus's side, as the device sees it.
 class VirtioTransport {
@@ -46,58 +43,6 @@ class VirtioTransport {
   virtual void config_interrupt() REQUIRES(bql) = 0;
   /// A reset of the device (or of one queue) has been completed.
   virtual void reset_completed() REQUIRES(bql) {}
-};
-
-/// One queue: what the driver has configured, and what runs on the queue's context.
-///
-/// Thread: the configuration under the BQL; the rest on the context's home thread, but for the
-/// atomics.
-class VirtioQueue {
- public:
-  /// The rings, while they run; null otherwise.
-  VirtQueue* rings() noexcept { return rings_.get(); }
-  unsigned index() const noexcept { return index_; }
-  AioContext& context() const noexcept { return *context_; }
-  /// Takes an element off; see VirtQueue::pop(). Counts the request.
-  bool pop(VirtqElement& element);
-  /// Gives it back; the driver hears of it at the end of the context's turn. Also what the last
-  /// request of a stopping queue ends with.
-  void complete(VirtqElement& element, uint32_t written);
-  /// Instead of complete(), for a request that makes no sense at all: the driver has to reset.
-  void reject(VirtqElement& element, const char* reason);
-  /// Its driver's reset is under way: what waits gives up.
-  bool stopping() const noexcept { return stopping_; }
-  /// A request waits for a person (an I/O error that stopped the machine): a drain does not wait
-  /// for it. Each park() is followed by one unpark() before the request goes on.
-  void park();
-  void unpark();
-
- private:
-  friend class VirtioDevice;
-  VirtioQueue(VirtioDevice& device, unsigned index) : device_(device), index_(index) {}
-
-  VirtioDevice& device_;
-  const unsigned index_;
-  AioContext* context_ = nullptr;  // main changes it while nothing of the queue runs
-  Fd kick_;                        // the doorbell's eventfd
-
-  // The driver's, under the BQL.
-  VirtQueueConfig config_;
-  uint16_t max_size_ = 0;
-  bool enabled_ = false;
-  bool running_ = false;  // started, and not asked to stop
-  bool resetting_ = false;
-
-  // The context's home thread.
-  std::unique_ptr<VirtQueue> rings_;
-  FdWatch watch_;
-  std::unique_ptr<Bh> after_;  // shows what was completed, goes on with what was left
-  bool paused_ = false;
-  bool stopping_ = false;
-  bool in_pass_ = false;
-  bool starved_ = false;
-  uint32_t taken_ = 0;                 // requests taken and not completed
-  std::atomic<uint32_t> requests_{0};  // of these, those not parked; others read it
 };
 
 /// A device of any transport.
