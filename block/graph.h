@@ -97,8 +97,11 @@ class Graph {
                              Node& child);
   /// The user's hold on a node ends. Errors: kNotFound; kBusy, "Node x is in use".
   Result<void> del(Gs& gs, std::string_view name);
-  /// Opens nodes again with other options. Errors: any; nothing has changed then.
-  Result<void> reopen(Gs& gs, OptionTree options);
+  /// Gives nodes other options, all of them in one section. Errors: any; nothing has changed then.
+  Result<void> reopen(Gs& gs, std::vector<OptionTree> options);
+  Result<void> reopen(Gs& gs, OptionTree options) {
+    return reopen(gs, std::vector<OptionTree>(1, std::move(options)));
+  }
   Node* find(Gs& gs, std::string_view name) const noexcept;
   /// Every node there is, anonymous ones included, in the order of making.
   std::span<Node* const> nodes(Gs&) const noexcept { return all_; }
@@ -146,6 +149,7 @@ class Graph {
   friend class ReopenTree;
   class Section;
 
+  Result<void> reopen_all(Gs& gs, std::vector<OptionTree> options);
   Node& make_node(std::unique_ptr<BlockDriver> driver, const NodeOptions& options);
   void list(Node& node);
   void close(Gs& gs, std::unique_ptr<Node> node);

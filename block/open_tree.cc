@@ -132,13 +132,19 @@ class OpenTree final : public OpenRequest {
   Node* node_ = nullptr;
 };
 
-/// One node whose options change.
+/// One node whose options change, of those that change together.
 class ReopenTree final : public OpenRequest {
  public:
-  ReopenTree(Gs& gs, Graph& graph, Node& node, OptionReader reader)
-      : gs_(gs), graph_(graph), node_(node), reader_(std::move(reader)), transaction_(gs) {}
+  ReopenTree(Gs& gs, Graph& graph, Node& node, OptionReader reader, GraphTransaction& transaction)
+      : gs_(gs),
+        graph_(graph),
+        node_(node),
+        reader_(std::move(reader)),
+        transaction_(transaction) {}
+  ~ReopenTree() override { node_.next_read_only_ = node_.read_only(); }
 
-  Result<void> run() {
+  /// Records what it needs in the transaction, which the caller prepares.
+  Result<void> prepare() {
     common_.node_name = node_.name();
     common_.driver = TRY(reader_.take_required("driver"));
     if (common_.driver != node_.options().driver) {
@@ -146,19 +152,21 @@ class ReopenTree final : public OpenRequest {
     }
     TRY(take_common(reader_, common_));
     TRY(check_common(common_));
-    std::unique_ptr<ReopenState> state = TRY(node_.driver_->reopen(gs_, *this));
+    state_ = TRY(node_.driver_->reopen(gs_, *this));
     if (const auto unused = reader_.first_unused()) return unknown_option(common_, *unused);
     node_.next_read_only_ = common_.read_only;
     transaction_.recheck(node_);
-    auto changed = transaction_.prepare();
-    if (changed) changed = commit(std::move(state));
-    node_.next_read_only_ = node_.read_only();
-    return changed;
+    return ok();
   }
+  /// Requests look at the options: they change where none is under way.
+  void commit(GraphWrite& write) {
+    node_.options_ = common_;
+    if (state_ != nullptr) state_->commit(write);
+  }
+  Node& node() override { return node_; }
 
   OptionReader& options() override { return reader_; }
   Graph& graph() override { return graph_; }
-  Node& node() override { return node_; }
   NodeOptions& common() override { return common_; }
 
   /// The child stays, or is another node that has a name.
@@ -182,22 +190,13 @@ class ReopenTree final : public OpenRequest {
   Node& child_of(const Edge& edge) override { return *transaction_.next_of(edge); }
 
  private:
-  /// Requests look at the options: they change where none is under way.
-  Result<void> commit(std::unique_ptr<ReopenState> state) {
-    return graph_.change(gs_, [&](GraphWrite& write) {
-      transaction_.commit(write);
-      node_.options_ = common_;
-      if (state != nullptr) state->commit(write);
-      graph_.measure(gs_, node_);
-    });
-  }
-
   Gs& gs_;
   Graph& graph_;
   Node& node_;
   OptionReader reader_;
   NodeOptions common_;
-  GraphTransaction transaction_;
+  GraphTransaction& transaction_;
+  std::unique_ptr<ReopenState> state_;
 };
 
 Result<NodeRef> Graph::open(Gs& gs, OptionTree options) {
@@ -227,16 +226,34 @@ Result<NodeRef> Graph::add_filter(Gs& gs, std::unique_ptr<BlockDriver> driver, s
   return node;
 }
 
-Result<void> Graph::reopen(Gs& gs, OptionTree options) {
-  OptionReader reader(std::move(options));
-  const std::string name = TRY(reader.take_required("node-name"));
-  Node* node = find(gs, name);
-  if (node == nullptr) {
-    return fail(ErrorKind::kNotFound, "Failed to find node with node-name='{}'", name);
-  }
-  auto result = ReopenTree(gs, *this, *node, std::move(reader)).run();
+Result<void> Graph::reopen(Gs& gs, std::vector<OptionTree> options) {
+  auto result = reopen_all(gs, std::move(options));
   close_unused(gs);
   return result;
+}
+
+Result<void> Graph::reopen_all(Gs& gs, std::vector<OptionTree> options) {
+  GraphTransaction transaction(gs);
+  std::vector<std::unique_ptr<ReopenTree>> trees;
+  for (OptionTree& tree : options) {
+    OptionReader reader(std::move(tree));
+    const std::string name = TRY(reader.take_required("node-name"));
+    Node* node = find(gs, name);
+    if (node == nullptr) {
+      return fail(ErrorKind::kNotFound, "Failed to find node with node-name='{}'", name);
+    }
+    if (std::ranges::any_of(trees, [&](const auto& other) { return &other->node() == node; })) {
+      return fail(ErrorKind::kInvalidArgument, "Node '{}' is to be reopened twice at once", name);
+    }
+    trees.push_back(std::make_unique<ReopenTree>(gs, *this, *node, std::move(reader), transaction));
+    TRY(trees.back()->prepare());
+  }
+  TRY(transaction.prepare());
+  return change(gs, [&](GraphWrite& write) {
+    transaction.commit(write);
+    for (const auto& tree : trees) tree->commit(write);
+    for (const auto& tree : trees) measure(gs, tree->node());
+  });
 }
 
 Node& Graph::make_node(std::unique_ptr<BlockDriver> driver, const NodeOptions& options) {

@@ -35,21 +35,17 @@ QmpResult blockdev_add(Gs& gs, Storage& storage, const Json& arguments) {
   return qmp_done();
 }
 
-/// One node: what several must do together, or not at all, the graph can not yet.
 QmpResult blockdev_reopen(Gs& gs, Storage& storage, const Json& arguments) {
-  const Json& list = arguments["options"];
-  if (list.size() != 1) {
-    return generic(
-        fmt::format("Parameter 'options' must have one element, not {}: one node can be "
-                    "reopened at a time",
-                    list.size()));
+  std::vector<OptionTree> nodes;
+  for (const Json& options : arguments["options"]) {
+    if (!options.is_object()) {
+      return generic(
+          fmt::format("Invalid parameter type for 'options[{}]', expected: object", nodes.size()));
+    }
+    if (!options.contains("node-name")) return generic("node-name not specified");
+    nodes.push_back(TRY(json_options(options)));
   }
-  const Json& options = list.front();
-  if (!options.is_object()) {
-    return generic("Invalid parameter type for 'options[0]', expected: object");
-  }
-  if (!options.contains("node-name")) return generic("node-name not specified");
-  TRY(storage.graph().reopen(gs, TRY(json_options(options))));
+  TRY(storage.graph().reopen(gs, std::move(nodes)));
   return qmp_done();
 }
 

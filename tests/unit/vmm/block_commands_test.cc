@@ -100,12 +100,15 @@ TEST_CASE("blockdev-reopen: options change, and mistakes change nothing", "[bloc
            "Failed to find node with node-name='x'"},
           {R"({"options":{}})", "Invalid parameter type for 'options', expected: array"},
           {R"({"options":[1]})", "Invalid parameter type for 'options[0]', expected: object"},
-          {R"({"options":[]})",
-           "Parameter 'options' must have one element, not 0: one node can be reopened "
-           "at a time"},
+          {R"({"options":[{"driver":"null-co","node-name":"d0"},1]})",
+           "Invalid parameter type for 'options[1]', expected: object"},
+          {R"({"options":[{"driver":"null-co","node-name":"d0","read-only":false},)"
+           R"({"driver":"null-co","node-name":"x"}]})",
+           "Failed to find node with node-name='x'"},
           {R"({"options":[{"driver":"null-co","node-name":"d0","size":512}]})",
            "Block driver 'null-co' can not change its options"},
       });
+  CHECK(f.ask("blockdev-reopen", R"({"options":[]})") == "{}");
   CHECK(f.answer("query-named-block-nodes")[0]["ro"] == true);
 }
 
