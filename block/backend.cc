@@ -73,25 +73,25 @@ void BlockBackend::close() noexcept {
   if (std::exchange(listed_, false)) std::erase(graph_.backends_, this);
 }
 
-Result<void> BlockBackend::insert(Gs& gs, Node& node) {
-  RHEA_CHECK(root_.node(gs) == nullptr, "a backend has a node already");
+/// Requests may be under way, or come (an empty drive's): they look at the edge.
+Result<void> BlockBackend::lead_to(Gs& gs, Node* node) {
   GraphTransaction transaction(gs);
-  transaction.set(root_, &node, permissions_);
+  transaction.set(root_, node, permissions_);
   TRY(transaction.prepare());
-  // Requests may come already (an empty drive's): they look at the edge.
   TRY(graph_.change(gs, [&](GraphWrite& write) { transaction.commit(write); }));
   child_changed(gs, root_);
   return ok();
 }
 
+Result<void> BlockBackend::insert(Gs& gs, Node& node) {
+  RHEA_CHECK(root_.node(gs) == nullptr, "a backend has a node already");
+  return lead_to(gs, &node);
+}
+
+Result<void> BlockBackend::replace(Gs& gs, Node& node) { return lead_to(gs, &node); }
+
 Result<void> BlockBackend::remove(Gs& gs) {
-  if (root_.node(gs) == nullptr) return ok();
-  GraphTransaction transaction(gs);
-  transaction.set(root_, nullptr);
-  TRY(transaction.prepare());
-  TRY(graph_.change(gs, [&](GraphWrite& write) { transaction.commit(write); }));
-  child_changed(gs, root_);
-  return ok();
+  return root_.node(gs) != nullptr ? lead_to(gs, nullptr) : ok();
 }
 
 void BlockBackend::remove_with(GraphTransaction& transaction) { transaction.set(root_, nullptr); }

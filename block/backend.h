@@ -90,6 +90,9 @@ class BlockBackend final : public EdgeParent {
 
   /// Gives it a node. Errors: it has one; permissions that conflict with another user's.
   Result<void> insert(Gs& gs, Node& node);
+  /// Gives it another node for the one it has: a filter above that, or what is below. Errors: as
+  /// insert(); requests that do not end by the deadline.
+  Result<void> replace(Gs& gs, Node& node);
   /// As part of a larger change: the node is out once `transaction` is committed.
   void remove_with(GraphTransaction& transaction);
   /// Takes the node out. Errors: requests that do not end by the deadline.
@@ -138,6 +141,7 @@ class BlockBackend final : public EdgeParent {
 
  private:
   struct alignas(64) StatsCell;
+  Result<void> lead_to(Gs& gs, Node* node);
   template <class F>
   Result<void> request(Co& co, RequestKind kind, uint64_t offset, uint64_t size, F&& body);
 

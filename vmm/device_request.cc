@@ -34,8 +34,9 @@ DeviceRequest::DeviceRequest(const DeviceHost& host, std::string id, std::string
     : host_(host), id_(std::move(id)), path_(std::move(path)), options_(std::move(options)) {}
 
 DeviceRequest::~DeviceRequest() {
+  bql.assert_held();
   for (Disk* disk : disks_ | std::views::reverse) {
-    host_.storage.disks().detach(*disk);
+    host_.storage.disks().detach(host_.loop.gs(), *disk);
   }
 }
 

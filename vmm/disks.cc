@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "block/drivers/throttle.h"
 #include "util/check.h"
 #include "vmm/image_probe.h"
 
@@ -23,8 +24,21 @@ std::string_view to_string(IoStatus status) noexcept {
   RHEA_UNREACHABLE("I/O status {}", static_cast<unsigned>(status));
 }
 
+/// The limiter, if it is still where it was put: an operator may have mirrored it away.
+block::Node* Disk::limiter(Gs& gs) const noexcept {
+  const bool there = limiter_ && backend_ != nullptr && backend_->node(gs) == limiter_.get();
+  return there ? limiter_.get() : nullptr;
+}
+
 block::Node* Disk::node(Gs& gs) const noexcept {
+  if (const block::Node* above = limiter(gs)) return above->children(gs).front()->node(gs);
   return backend_ != nullptr ? backend_->node(gs) : drive_node_.get();
+}
+
+const block::ThrottleGroup* Disk::limits(Gs& gs) const noexcept {
+  const block::Node* above = limiter(gs);
+  return above != nullptr ? static_cast<const block::Throttle&>(above->driver()).group(gs)
+                          : nullptr;
 }
 
 std::optional<IoStatus> Disk::io_status() const noexcept {
@@ -110,9 +124,66 @@ Result<Disk*> Disks::attach(Gs& gs, std::string_view drive, const DiskUse& use) 
   return disk;
 }
 
-void Disks::detach(Disk& disk) {
+void Disks::detach(Gs& gs, Disk& disk) {
   // A -drive lives as long as its device.
   std::erase_if(disks_, [&](const auto& other) { return other.get() == &disk; });
+  drop_unused_groups(gs);
+}
+
+Result<block::ThrottleGroup*> Disks::find_or_add_group(Gs& gs, const std::string& id) {
+  if (block::ThrottleGroup* group = graph_.throttle_groups().find(gs, id)) return group;
+  block::ThrottleGroup* group = TRY(graph_.throttle_groups().add(gs, id, {}));
+  own_groups_.push_back(id);
+  return group;
+}
+
+/// A group in use stays; so does one that another disk has joined.
+void Disks::drop_unused_groups(Gs& gs) {
+  graph_.close_unused(gs);
+  std::erase_if(own_groups_, [&](const std::string& id) {
+    return graph_.throttle_groups().remove(gs, id).has_value();
+  });
+}
+
+/// Puts a throttle node between the disk's device and its medium, or changes that node's group.
+Result<void> Disks::join_group(Gs& gs, Disk& disk, const std::string& id) {
+  const block::Node& medium = *disk.node(gs);
+  OptionTree options;
+  options.set("driver", OptionTree::string(std::string(block::Throttle::kName)));
+  options.set("throttle-group", OptionTree::string(id));
+  options.set("file", OptionTree::string(medium.name()));
+  options.set("read-only", OptionTree::string(medium.read_only() ? "on" : "off"));
+  options.set("discard", OptionTree::string("unmap"));  // the medium's to say
+  if (const block::Node* limiter = disk.limiter(gs)) {
+    options.set("node-name", OptionTree::string(limiter->name()));
+    return graph_.reopen(gs, std::move(options));
+  }
+  block::NodeRef limiter = TRY(graph_.open(gs, std::move(options)));
+  TRY(disk.backend_->replace(gs, *limiter));
+  disk.limiter_ = std::move(limiter);
+  return ok();
+}
+
+Result<void> Disks::lift_limits(Gs& gs, Disk& disk) {
+  if (disk.limiter(gs) != nullptr) TRY(disk.backend_->replace(gs, *disk.node(gs)));
+  disk.limiter_ = {};
+  drop_unused_groups(gs);
+  return ok();
+}
+
+Result<void> Disks::set_limits(Gs& gs, Disk& disk, const std::optional<std::string>& group,
+                               std::string_view name, const block::ThrottleLimits& limits) {
+  if (limits.unlimited()) return lift_limits(gs, disk);
+  if (disk.backend_ == nullptr) {
+    return fail(ErrorKind::kUnsupported, "Drive '{}' is not used by a device", disk.drive_id_);
+  }
+  const block::ThrottleGroup* before = disk.limits(gs);
+  const std::string id = group ? *group : before != nullptr ? before->id() : std::string(name);
+  block::ThrottleGroup* joined = TRY(find_or_add_group(gs, id));
+  Result<void> result = joined == before ? ok() : join_group(gs, disk, id);
+  if (result.has_value()) joined->set_limits(gs, limits);
+  drop_unused_groups(gs);
+  return result;
 }
 
 void Disks::resumed() {

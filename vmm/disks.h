@@ -46,8 +46,10 @@ class Disk final : public devices::IoErrorSink {
   block::BlockBackend* backend() const noexcept { return backend_; }
   /// What the device is to use: the name of the medium, even of one without a name of the user's.
   const std::string& node_name() const noexcept { return node_name_; }
-  /// The medium; null if there is none.
+  /// The medium, below what limits it; null if there is none.
   block::Node* node(Gs& gs) const noexcept;
+  /// What limits this disk, if Disks::set_limits() did; null if nothing does.
+  const block::ThrottleGroup* limits(Gs& gs) const noexcept;
   bool write_cache() const noexcept {
     return backend_ != nullptr ? backend_->write_cache() : write_cache_;
   }
@@ -73,7 +75,10 @@ class Disk final : public devices::IoErrorSink {
   std::string drive_id_, qdev_, node_name_;
   block::NodeRef drive_node_;
   block::BlockBackend* backend_ = nullptr;
+  block::Node* limiter(Gs& gs) const noexcept;
+
   std::optional<DiskMove> move_;
+  block::NodeRef limiter_;  // a throttle node between the device and its medium
   bool write_cache_ = true;
   devices::OnIoError on_read_error_ = devices::OnIoError::kReport;
   devices::OnIoError on_write_error_ = devices::OnIoError::kNoSpace;
@@ -110,7 +115,13 @@ class Disks final : public VmObserver {
   /// backend and tells of it. Errors: kNotFound, kBusy.
   Result<Disk*> attach(Gs& gs, std::string_view drive, const DiskUse& use);
   /// The device is gone, and the disk with it.
-  void detach(Disk& disk);
+  void detach(Gs& gs, Disk& disk);
+
+  /// Holds a device's disk to limits, together with the other disks and nodes of `group`; none, if
+  /// `limits` are none. Without a group it stays in the one it is in, or gets its own, named
+  /// `name`. Errors: a drive without a device; requests that do not end.
+  Result<void> set_limits(Gs& gs, Disk& disk, const std::optional<std::string>& group,
+                          std::string_view name, const block::ThrottleLimits& limits);
 
   Disk* find_drive(std::string_view id) const noexcept;
   std::span<const std::unique_ptr<Disk>> all() const noexcept { return disks_; }
@@ -120,7 +131,13 @@ class Disks final : public VmObserver {
 
  private:
   friend class Disk;
+  Result<block::ThrottleGroup*> find_or_add_group(Gs& gs, const std::string& id);
+  Result<void> join_group(Gs& gs, Disk& disk, const std::string& id);
+  Result<void> lift_limits(Gs& gs, Disk& disk);
+  void drop_unused_groups(Gs& gs);
+
   block::Graph& graph_;
+  std::vector<std::string> own_groups_;  // made for disks: they go with the last one
   MachineRequests* machine_ = nullptr;
   std::vector<std::unique_ptr<Disk>> disks_;
 };

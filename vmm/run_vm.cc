@@ -26,6 +26,7 @@
 #include "vmm/qmp/machine_commands.h"
 #include "vmm/qmp/object_commands.h"
 #include "vmm/qmp/server.h"
+#include "vmm/qmp/throttle_command.h"
 #include "vmm/qtest.h"
 #include "vmm/qtest_accel.h"
 #include "vmm/storage.h"
@@ -198,6 +199,7 @@ class Process {
     add_machine_commands(commands, *vm_);
     add_object_commands(commands, *loop_, storage_->objects());
     add_block_commands(commands, *loop_, *storage_);
+    add_throttle_command(commands, *loop_, *storage_);
     add_block_queries(commands, *loop_, *storage_);
     add_job_commands(commands, *loop_, *storage_);
     add_chardev_commands(commands, [this] {

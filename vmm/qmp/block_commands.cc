@@ -1,7 +1,6 @@
 #include "vmm/qmp/block_commands.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <string>
 #include <utility>
@@ -76,54 +75,6 @@ QmpResult block_resize(Gs& gs, Storage& storage, const Json& arguments) {
   }
   TRY(storage.graph().resize(gs, *node, size.get<uint64_t>()));
   return qmp_done();
-}
-
-/// A disk by what names it: `device` is a -drive's id, `id` a device's.
-const Disk* find_disk(Storage& storage, const std::string& device, const std::string& id) {
-  const auto disks = storage.disks().all();
-  const auto at = std::ranges::find_if(disks, [&](const auto& disk) {
-    if (!device.empty()) return disk->drive_id() == device;
-    return disk->qdev() == fmt::format("/machine/peripheral/{}/virtio-backend", id) ||
-           disk->qdev() == id || disk->qdev() == id + "/virtio-backend";
-  });
-  return at == disks.end() ? nullptr : at->get();
-}
-
-/// Where limits meet the disk. The throttle driver replaces this by a node of its own above the
-/// disk's medium, with the limits in `arguments`.
-Result<void> set_limits(Gs&, const Disk&, const Json& /*arguments*/) {
-  return fail(
-      ErrorKind::kUnsupported,
-      "limits are a node's: put a 'throttle' node with a throttle-group over the disk's medium");
-}
-
-QmpResult block_set_io_throttle(Gs& gs, Storage& storage, const Json& arguments) {
-  const std::string device = text_or_empty(arguments, "device");
-  const std::string id = text_or_empty(arguments, "id");
-  if (device.empty() == id.empty()) return generic("Need exactly one of 'device' and 'id'");
-  const Disk* disk = find_disk(storage, device, id);
-  if (disk == nullptr) {
-    return QmpError{QmpErrorClass::kDeviceNotFound,
-                    fmt::format("Device '{}' not found", device.empty() ? id : device)};
-  }
-  if (disk->node(gs) == nullptr) return generic("Device has no medium");
-  TRY(set_limits(gs, *disk, arguments));
-  return qmp_done();
-}
-
-std::vector<QmpArgument> throttle_arguments() {
-  std::vector<QmpArgument> arguments{{"device", QmpType::kString, QmpPresence::kOptional},
-                                     {"id", QmpType::kString, QmpPresence::kOptional}};
-  constexpr std::array kRates{"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
-  for (const char* rate : kRates) arguments.push_back({rate, QmpType::kInteger});
-  for (const char* rate : kRates) {
-    for (const char* suffix : {"_max", "_max_length"}) {
-      arguments.push_back({std::string(rate) + suffix, QmpType::kInteger, QmpPresence::kOptional});
-    }
-  }
-  arguments.push_back({"iops_size", QmpType::kInteger, QmpPresence::kOptional});
-  arguments.push_back({"group", QmpType::kString, QmpPresence::kOptional});
-  return arguments;
 }
 
 bool leads_to(Gs& gs, const block::Node* from, const block::Node* to) {
@@ -213,7 +164,6 @@ void add_block_commands(QmpCommandTable& table, MainLoop& loop, Storage& storage
        {"node-name", QmpType::kString, QmpPresence::kOptional},
        {"size", QmpType::kInteger}},
       block_resize);
-  add("block_set_io_throttle", throttle_arguments(), block_set_io_throttle);
   add("x-blockdev-set-iothread",
       {node_name,
        {"iothread", QmpType::kAny},

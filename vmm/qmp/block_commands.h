@@ -1,5 +1,5 @@
 // The commands that change the block graph: blockdev-add, -del and -reopen, block_resize,
-// block_set_io_throttle, x-blockdev-set-iothread.
+// x-blockdev-set-iothread.
 #pragma once
 
 #include "util/main_loop.h"

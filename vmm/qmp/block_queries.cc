@@ -4,7 +4,9 @@
 #include <string>
 #include <utility>
 
+#include "block/drivers/throttle.h"
 #include "util/bql.h"
+#include "vmm/qmp/throttle_command.h"
 
 namespace rhea::vmm {
 namespace {
@@ -30,7 +32,8 @@ ReplyJson image_json(const block::Node& node, const std::string& name) {
 }
 
 /// A node as BlockDeviceInfo.
-ReplyJson node_json(Gs& gs, const block::Node& node, bool write_cache) {
+ReplyJson node_json(Gs& gs, const block::Node& node, bool write_cache,
+                    const block::ThrottleGroup* limits) {
   const std::string name = file_name(gs, node);
   ReplyJson json;
   json["file"] = name;
@@ -40,9 +43,7 @@ ReplyJson node_json(Gs& gs, const block::Node& node, bool write_cache) {
   json["backing_file_depth"] = 0;
   json["encrypted"] = false;
   json["detect_zeroes"] = "off";
-  for (const char* limit : {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"}) {
-    json[limit] = 0;
-  }
+  append_limits(json, limits);
   json["image"] = image_json(node, name);
   json["cache"] = {{"writeback", write_cache},
                    {"direct", node.options().cache_direct},
@@ -60,7 +61,7 @@ ReplyJson disk_json(Gs& gs, const Disk& disk) {
   json["removable"] = disk.backend() == nullptr;
   json["locked"] = false;
   if (const block::Node* node = disk.node(gs)) {
-    json["inserted"] = node_json(gs, *node, disk.write_cache());
+    json["inserted"] = node_json(gs, *node, disk.write_cache(), disk.limits(gs));
   }
   if (const auto status = disk.io_status()) json["io-status"] = to_string(*status);
   return json;
@@ -83,7 +84,9 @@ bool node_write_cache(Gs& gs, Storage& storage, const block::Node& node) {
 QmpResult query_named_block_nodes(Gs& gs, Storage& storage, const Json&) {
   ReplyJson list = ReplyJson::array();
   for (const block::Node* node : storage.graph().nodes(gs)) {
-    list.push_back(node_json(gs, *node, node_write_cache(gs, storage, *node)));
+    const auto* throttle = dynamic_cast<const block::Throttle*>(&node->driver());
+    list.push_back(node_json(gs, *node, node_write_cache(gs, storage, *node),
+                             throttle != nullptr ? throttle->group(gs) : nullptr));
   }
   return list;
 }

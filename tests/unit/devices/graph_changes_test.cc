@@ -210,6 +210,20 @@ class Operator {
     reopen(disk, file);
     MUST(graph_->del(gs(), name));
   }
+  /// Requests wait for their turn for a while, then no more: those that wait are let go.
+  void limit(unsigned disk) {
+    if (graph_->throttle_groups().find(gs(), "g") == nullptr) {
+      block::ThrottleLimits limits;
+      limits.limits[block::ThrottleLimits::kIopsTotal].average = 10'000;
+      MUST(graph_->throttle_groups().add(gs(), "g", limits));
+    }
+    block::BlockBackend& backend = disks_[disk]->backend();
+    const block::NodeRef limiter = MUST(graph_->open(
+        gs(), tree(fmt::format("driver=throttle,throttle-group=g,file={}", nodes_[disk]))));
+    MUST(backend.replace(gs(), *limiter));
+    drain();
+    MUST(backend.replace(gs(), *graph_->find(gs(), nodes_[disk])));
+  }
   /// The disk goes on with a copy of its image; the old one goes.
   void mirror(unsigned disk) {
     const std::string old_node = nodes_[disk], old_file = files_[disk];
@@ -337,6 +351,7 @@ TEST_CASE("VirtioBlk: no byte is lost while main changes the graph below the dis
   while (std::chrono::steady_clock::now() < end) {
     const unsigned disk = rounds % kDisks;
     op.filter(disk);
+    op.limit(disk);
     op.mirror(disk);
     if (rounds < 64) op.grow(disk);
     op.move(disk);

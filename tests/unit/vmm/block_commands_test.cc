@@ -180,7 +180,8 @@ TEST_CASE("query-blockstats: by disk and by node", "[blockqmp]") {
   CHECK_FALSE(nodes[0].contains("device"));
 }
 
-TEST_CASE("block_set_io_throttle and x-blockdev-set-iothread: what can be said now", "[blockqmp]") {
+TEST_CASE("block_set_io_throttle and x-blockdev-set-iothread: what is wrong is named",
+          "[blockqmp]") {
   StorageFixture f("-object iothread,id=iot0 -blockdev null-co,node-name=d0 -drive if=none,id=e1");
   constexpr std::string_view kNone =
       R"("bps":0,"bps_rd":0,"bps_wr":0,"iops":0,"iops_rd":0,"iops_wr":0})";
@@ -190,7 +191,7 @@ TEST_CASE("block_set_io_throttle and x-blockdev-set-iothread: what can be said n
   CHECK(throttle("") == "GenericError: Need exactly one of 'device' and 'id'");
   CHECK(throttle(R"("device":"x",)") == "DeviceNotFound: Device 'x' not found");
   CHECK(throttle(R"("id":"x",)") == "DeviceNotFound: Device 'x' not found");
-  CHECK(throttle(R"("device":"e1",)") == "GenericError: Device has no medium");
+  CHECK(throttle(R"("device":"e1",)") == "GenericError: Device 'e1' has no medium");
   CHECK(f.ask("block_set_io_throttle", R"({"id":"x"})") ==
         "GenericError: Parameter 'bps' is missing");
   const auto move = [&](std::string_view arguments) {

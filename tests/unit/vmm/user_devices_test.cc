@@ -131,6 +131,91 @@ TEST_CASE("UserDevices: a node's users move to another iothread together", "[use
         "GenericError: object 'iot1' is in use, can not be deleted: device 'vd1' uses it");
 }
 
+namespace {
+
+/// block_set_io_throttle with these members, and 0 for the rates that it must name.
+std::string limit(Fixture& f, std::string_view who, std::string_view more) {
+  Json arguments = Json::parse(fmt::format("{{{}}}", more));
+  for (const char* rate : {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"}) {
+    if (!arguments.contains(rate)) arguments[rate] = 0;
+  }
+  arguments["id"] = std::string(who);
+  return f.ask("block_set_io_throttle", arguments.dump());
+}
+
+ReplyJson inserted(Fixture& f, size_t disk) { return f.answer("query-block")[disk]["inserted"]; }
+
+}  // namespace
+
+TEST_CASE("UserDevices: a disk's limits come, change and go", "[userdevices][throttle]") {
+  Fixture f("-blockdev null-co,node-name=n0");
+  REQUIRE(f.plug("virtio-blk-pci,id=vd0,drive=n0") == "no error");
+  CHECK(inserted(f, 0)["iops"] == 0);
+  CHECK_FALSE(inserted(f, 0).contains("group"));
+  CHECK(limit(f, "vd0", R"("iops":100,"bps_rd":5000,"bps_rd_max":6000,"iops_size":512)") == "{}");
+  CHECK(inserted(f, 0)["node-name"] == "n0");
+  CHECK(inserted(f, 0)["iops"] == 100);
+  CHECK(inserted(f, 0)["bps_rd"] == 5000);
+  CHECK(inserted(f, 0)["bps_rd_max"] == 6000);
+  CHECK(inserted(f, 0)["bps_rd_max_length"] == 1);
+  CHECK(inserted(f, 0)["iops_size"] == 512);
+  CHECK(inserted(f, 0)["group"] == "vd0");
+  CHECK(f.answer("query-named-block-nodes").size() == 2);
+  CHECK(limit(f, "vd0", R"("iops":50)") == "{}");
+  CHECK(inserted(f, 0)["iops"] == 50);
+  CHECK(inserted(f, 0)["bps_rd"] == 0);
+  CHECK(limit(f, "vd0", R"("iops":50,"iops_rd":1)") ==
+        "GenericError: bps/iops/max total values and read/write values cannot be used at the same "
+        "time");
+  CHECK(limit(f, "vd0", R"("bps":-1)") ==
+        "GenericError: bps/iops/max values must be within [0, 1000000000000000]");
+  CHECK(inserted(f, 0)["iops"] == 50);
+  CHECK(limit(f, "vd0", "") == "{}");
+  CHECK_FALSE(inserted(f, 0).contains("group"));
+  CHECK(f.answer("query-named-block-nodes").size() == 1);
+  CHECK(f.graph().throttle_groups().find(f.gs(), "vd0") == nullptr);
+  CHECK(limit(f, "vd0", "") == "{}");
+}
+
+TEST_CASE("UserDevices: disks share a group of limits, and leave it", "[userdevices][throttle]") {
+  Fixture f(
+      "-object throttle-group,id=tg,x-iops-total=7 -blockdev null-co,node-name=n0 "
+      "-blockdev null-co,node-name=n1,read-only=on");
+  REQUIRE(f.plug("virtio-blk-pci,id=vd0,drive=n0") == "no error");
+  REQUIRE(f.plug("virtio-blk-pci,id=vd1,drive=n1") == "no error");
+  CHECK(limit(f, "vd0", R"("iops":10,"group":"own")") == "{}");
+  CHECK(limit(f, "vd1", R"("iops":20,"group":"own")") == "{}");
+  CHECK(inserted(f, 0)["iops"] == 20);
+  CHECK(inserted(f, 1)["group"] == "own");
+  CHECK(inserted(f, 1)["ro"] == true);
+  // The user's own group is a group like any other.
+  CHECK(limit(f, "vd0", R"("iops":30,"group":"tg")") == "{}");
+  CHECK(f.ask("qom-get", R"({"path":"/objects/tg","property":"limits"})").find("30") !=
+        std::string::npos);
+  CHECK(f.ask("object-del", R"({"id":"tg"})").find("is in use") != std::string::npos);
+  CHECK(inserted(f, 1)["iops"] == 20);
+  CHECK(limit(f, "vd1", "") == "{}");
+  CHECK(f.graph().throttle_groups().find(f.gs(), "own") == nullptr);
+  f.unplug_all();
+  CHECK(f.ask("object-del", R"({"id":"tg"})") == "{}");
+  CHECK(f.answer("query-named-block-nodes").size() == 2);
+}
+
+TEST_CASE("UserDevices: what a mirror has replaced can be limited again",
+          "[userdevices][throttle]") {
+  Fixture f("-blockdev null-co,node-name=n0 -blockdev null-co,node-name=n1");
+  REQUIRE(f.plug("virtio-blk-pci,id=vd0,drive=n0") == "no error");
+  CHECK(limit(f, "vd0", R"("iops":10)") == "{}");
+  block::Node* limiter = f.storage().disks().all()[0]->backend()->node(f.gs());
+  REQUIRE(limiter->name().starts_with("#"));
+  REQUIRE(f.graph().replace(f.gs(), *limiter, *f.graph().find(f.gs(), "n1")).has_value());
+  CHECK(inserted(f, 0)["node-name"] == "n1");
+  CHECK_FALSE(inserted(f, 0).contains("group"));
+  CHECK(limit(f, "vd0", R"("iops":11)") == "{}");
+  CHECK(inserted(f, 0)["iops"] == 11);
+  CHECK(f.answer("query-named-block-nodes").size() == 3);
+}
+
 TEST_CASE("UserDevices: a drive's settings are the device's unless it says else", "[userdevices]") {
   Fixture f(
       "-drive driver=null-co,if=none,id=e0,cache=writethrough,werror=report,rerror=ignore "
