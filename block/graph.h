@@ -14,6 +14,7 @@
 #include "block/backend.h"
 #include "block/block_context.h"
 #include "block/drain.h"
+#include "block/filter_driver.h"
 #include "block/node.h"
 #include "block/throttle_group.h"
 #include "util/error.h"
@@ -93,7 +94,7 @@ class Graph {
   /// As add(), but the caller holds it. "file" may be a name of a node.
   Result<NodeRef> open(Gs& gs, OptionTree options);
   /// Makes a filter above `child` that no options describe; nothing leads to it yet.
-  Result<NodeRef> add_filter(Gs& gs, std::unique_ptr<BlockDriver> driver, std::string name,
+  Result<NodeRef> add_filter(Gs& gs, std::unique_ptr<FilterDriver> driver, std::string name,
                              Node& child);
   /// The user's hold on a node ends. Errors: kNotFound; kBusy, "Node x is in use".
   Result<void> del(Gs& gs, std::string_view name);

@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "block/aligned_buffer.h"
+#include "block/filter_driver.h"
 #include "util/check.h"
 #include "util/log.h"
 
@@ -21,53 +22,39 @@ constexpr Permissions kWriter{.taken = Perm::kWrite, .shared = Perm::kWriteUncha
 }  // namespace
 
 /// Passes everything through, and marks what was written once it is.
-class Mirror::Filter final : public BlockDriver {
+class Mirror::Filter final : public FilterDriver {
  public:
-  Filter(std::shared_ptr<DirtyMap> dirty, Mirror& job, Node& first)
-      : dirty_(std::move(dirty)), job_(job), first_(first) {}
+  Filter(std::shared_ptr<DirtyMap> dirty, Mirror& job) : dirty_(std::move(dirty)), job_(job) {}
 
   std::string_view name() const noexcept override { return "mirror_top"; }
   Result<void> open(Gs&, OpenRequest&) override {
     return fail(ErrorKind::kUnsupported, "'mirror_top' is made by a mirror only");
   }
-  bool is_filter() const noexcept override { return true; }
-  Result<uint64_t> measure(Gs& gs) override { return below(gs).length(); }
-  BlockLimits limits(Gs& gs) const override { return below(gs).limits(); }
-  WriteFlags write_flags() const noexcept override { return WriteFlags::kForceUnitAccess; }
-  WriteFlags zero_flags() const noexcept override {
-    return WriteFlags::kForceUnitAccess | WriteFlags::kMayUnmap | WriteFlags::kNoFallback;
+  Result<std::unique_ptr<ReopenState>> reopen(Gs& gs, OpenRequest& request) override {
+    return BlockDriver::reopen(gs, request);  // it has no options
   }
-  /// Before the first request.
-  void set_edge(const Edge& edge) { edge_ = &edge; }
 
-  Result<void> co_read(Co& co, uint64_t offset, IoVector memory) override
-      REQUIRES_SHARED(graph_lock) {
-    return edge_->node()->co_read(co, offset, memory);
-  }
   Result<void> co_write(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) override
       REQUIRES_SHARED(graph_lock) {
-    auto result = edge_->node()->co_write(co, offset, memory, flags);
+    auto result = below().co_write(co, offset, memory, flags);
     written(offset, memory.size);
     return result;
   }
   Result<void> co_write_zeroes(Co& co, uint64_t offset, uint64_t size, WriteFlags flags) override
       REQUIRES_SHARED(graph_lock) {
-    auto result = edge_->node()->co_write_zeroes(co, offset, size, flags);
+    auto result = below().co_write_zeroes(co, offset, size, flags);
     written(offset, size);
     return result;
   }
   Result<void> co_discard(Co& co, uint64_t offset, uint64_t size) override
       REQUIRES_SHARED(graph_lock) {
-    auto result = edge_->node()->co_discard(co, offset, size);
+    auto result = below().co_discard(co, offset, size);
     written(offset, size);
     return result;
   }
-  Result<void> co_flush(Co& co) override REQUIRES_SHARED(graph_lock) {
-    return edge_->node()->co_flush(co);
-  }
-  Result<BlockStatus> co_status(Co& co, uint64_t offset, uint64_t size) override
-      REQUIRES_SHARED(graph_lock) {
-    return edge_->node()->co_status(co, offset, size);
+  /// The job has its source's length from beginning to end.
+  Result<void> co_resize(Co& co, uint64_t size) override REQUIRES_SHARED(graph_lock) {
+    return BlockDriver::co_resize(co, size);
   }
 
  private:
@@ -76,12 +63,9 @@ class Mirror::Filter final : public BlockDriver {
     dirty_->mark(offset, size);
     job_.kick();
   }
-  const Node& below(Gs& gs) const { return edge_ != nullptr ? *edge_->node(gs) : first_; }
 
   const std::shared_ptr<DirtyMap> dirty_;
   Mirror& job_;  // which takes the filter out before it goes
-  const Node& first_;
-  const Edge* edge_ = nullptr;
 };
 
 Mirror::Mirror(Graph& graph, const MirrorConfig& config, Node& source, Node& target,
@@ -123,10 +107,8 @@ Result<std::unique_ptr<Mirror>> Mirror::create(Gs& gs, Graph& graph, Node& sourc
 }
 
 Result<void> Mirror::set_up(Gs& gs, const MirrorConfig& config) {
-  auto driver = std::make_unique<Filter>(dirty_, *this, *source_);
-  Filter& filter = *driver;
+  auto driver = std::make_unique<Filter>(dirty_, *this);
   filter_ = TRY(graph().add_filter(gs, std::move(driver), config.filter_name, *source_));
-  filter.set_edge(*filter_->children(gs)[0]);
   TRY(to_.insert(gs, *target_));
   TRY(graph().replace(gs, *source_, *filter_));
   in_place_ = true;

@@ -206,7 +206,7 @@ Result<NodeRef> Graph::open(Gs& gs, OptionTree options) {
   return node;
 }
 
-Result<NodeRef> Graph::add_filter(Gs& gs, std::unique_ptr<BlockDriver> driver, std::string name,
+Result<NodeRef> Graph::add_filter(Gs& gs, std::unique_ptr<FilterDriver> driver, std::string name,
                                   Node& child) {
   NodeOptions options = child.options();
   options.driver = driver->name();
@@ -214,8 +214,10 @@ Result<NodeRef> Graph::add_filter(Gs& gs, std::unique_ptr<BlockDriver> driver, s
   if (find(gs, options.node_name) != nullptr) {
     return fail(ErrorKind::kExists, "Duplicate nodes with node-name='{}'", options.node_name);
   }
+  FilterDriver& filter = *driver;
   NodeRef node(make_node(std::move(driver), options));
   node->children_.push_back(std::make_unique<Edge>(*node, "file"));
+  filter.set_child(*node->children_.back());
   GraphTransaction transaction(gs);
   transaction.set(*node->children_.back(), &child);
   TRY(transaction.prepare());

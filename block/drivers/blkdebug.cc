@@ -30,7 +30,7 @@ struct Blkdebug::Waiter {
   const std::string* tag;  // null: delayed
 };
 
-Blkdebug::Blkdebug() = default;
+Blkdebug::Blkdebug() : FilterDriver("image") {}
 Blkdebug::~Blkdebug() = default;
 
 Result<Blkdebug::Rule> Blkdebug::take_rule(OptionReader& reader) {
@@ -84,9 +84,9 @@ Result<Blkdebug::Options> Blkdebug::take_options(OptionReader& reader) {
   return options;
 }
 
-Result<void> Blkdebug::open(Gs&, OpenRequest& request) {
+Result<void> Blkdebug::open(Gs& gs, OpenRequest& request) {
   Options options = TRY(take_options(request.options()));
-  image_ = TRY(request.open_child("image"));
+  TRY(FilterDriver::open(gs, request));
   graph_ = &request.graph();
   limits_ = options.limits;
   state_.with([&](State& state) { state.rules = std::move(options.rules); });
@@ -106,14 +106,11 @@ class Blkdebug::Reopen final : public ReopenState {
   Options options_;
 };
 
-Result<std::unique_ptr<ReopenState>> Blkdebug::reopen(Gs&, OpenRequest& request) {
+Result<std::unique_ptr<ReopenState>> Blkdebug::reopen(Gs& gs, OpenRequest& request) {
   Options options = TRY(take_options(request.options()));
-  TRY(request.open_child("image"));
+  TRY(FilterDriver::reopen(gs, request));
   return std::make_unique<Reopen>(*this, std::move(options));
 }
-
-Result<uint64_t> Blkdebug::measure(Gs& gs) { return image_->node(gs)->length(); }
-BlockLimits Blkdebug::limits(Gs&) const { return limits_; }
 
 bool Blkdebug::fits(const Rule& rule, Kind kind, uint64_t offset, uint64_t size) {
   if (rule.event && *rule.event != kind) return false;
@@ -214,43 +211,39 @@ Result<void> Blkdebug::inject(Co& co, Kind kind, uint64_t offset, uint64_t size)
 
 Result<void> Blkdebug::co_read(Co& co, uint64_t offset, IoVector memory) {
   TRY(inject(co, Kind::kRead, offset, memory.size));
-  return image_->node()->co_read(co, offset, memory);
+  return below().co_read(co, offset, memory);
 }
 
 Result<void> Blkdebug::co_write(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) {
   const auto rule = apply(co, Kind::kWrite, offset, memory.size);
-  if (!rule || rule->error == 0) return image_->node()->co_write(co, offset, memory, flags);
+  if (!rule || rule->error == 0) return below().co_write(co, offset, memory, flags);
   if (const uint64_t torn = std::min(rule->torn.value_or(0), memory.size); torn != 0) {
     std::vector<iovec> pieces(memory.pieces.size());
     const size_t count = memory.slice(0, torn, pieces);
-    TRY(image_->node()->co_write(co, offset, {std::span(pieces).first(count), torn}, flags));
+    TRY(below().co_write(co, offset, {std::span(pieces).first(count), torn}, flags));
   }
   return injected(*rule, Kind::kWrite, offset, memory.size);
 }
 
 Result<void> Blkdebug::co_write_zeroes(Co& co, uint64_t offset, uint64_t size, WriteFlags flags) {
   TRY(inject(co, Kind::kZeroes, offset, size));
-  return image_->node()->co_write_zeroes(co, offset, size, flags);
+  return below().co_write_zeroes(co, offset, size, flags);
 }
 
 Result<void> Blkdebug::co_discard(Co& co, uint64_t offset, uint64_t size) {
   TRY(inject(co, Kind::kDiscard, offset, size));
-  return image_->node()->co_discard(co, offset, size);
+  return below().co_discard(co, offset, size);
 }
 
 /// A flush touches every sector.
 Result<void> Blkdebug::co_flush(Co& co) {
-  TRY(inject(co, Kind::kFlush, 0, image_->node()->length()));
-  return image_->node()->co_flush(co);
-}
-
-Result<void> Blkdebug::co_resize(Co& co, uint64_t size) {
-  return image_->node()->co_resize(co, size);
+  TRY(inject(co, Kind::kFlush, 0, below().length()));
+  return below().co_flush(co);
 }
 
 Result<BlockStatus> Blkdebug::co_status(Co& co, uint64_t offset, uint64_t size) {
   TRY(inject(co, Kind::kStatus, offset, size));
-  return image_->node()->co_status(co, offset, size);
+  return below().co_status(co, offset, size);
 }
 
 }  // namespace rhea::block

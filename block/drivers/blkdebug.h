@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "block/driver.h"
+#include "block/filter_driver.h"
 #include "util/clock.h"
 #include "util/mutex.h"
 
@@ -28,7 +28,7 @@ namespace rhea::block {
 ///
 /// Thread: suspended() and resume() on any. Invariants: a drain ends delays; suspended requests
 /// only their test lets go, so that a drain can be made to wait.
-class Blkdebug final : public BlockDriver {
+class Blkdebug final : public FilterDriver {
  public:
   static constexpr std::string_view kName = "blkdebug";
 
@@ -47,13 +47,7 @@ class Blkdebug final : public BlockDriver {
   Result<std::unique_ptr<ReopenState>> reopen(Gs& gs, OpenRequest& request) override;
   void drained_begin() noexcept override;
   void drained_end() noexcept override;
-  Result<uint64_t> measure(Gs& gs) override;
-  BlockLimits limits(Gs& gs) const override;
-  bool is_filter() const noexcept override { return true; }
-  WriteFlags write_flags() const noexcept override { return WriteFlags::kForceUnitAccess; }
-  WriteFlags zero_flags() const noexcept override {
-    return WriteFlags::kForceUnitAccess | WriteFlags::kMayUnmap | WriteFlags::kNoFallback;
-  }
+  BlockLimits limits(Gs&) const override { return limits_; }
 
   Result<void> co_read(Co& co, uint64_t offset, IoVector memory) override
       REQUIRES_SHARED(graph_lock);
@@ -64,7 +58,6 @@ class Blkdebug final : public BlockDriver {
   Result<void> co_discard(Co& co, uint64_t offset, uint64_t size) override
       REQUIRES_SHARED(graph_lock);
   Result<void> co_flush(Co& co) override REQUIRES_SHARED(graph_lock);
-  Result<void> co_resize(Co& co, uint64_t size) override REQUIRES_SHARED(graph_lock);
   Result<BlockStatus> co_status(Co& co, uint64_t offset, uint64_t size) override
       REQUIRES_SHARED(graph_lock);
 
@@ -107,7 +100,6 @@ class Blkdebug final : public BlockDriver {
   static Error injected(const Rule& rule, Kind kind, uint64_t offset, uint64_t size);
 
   Graph* graph_ = nullptr;
-  Edge* image_ = nullptr;
   BlockLimits limits_;  // changes in write sections
   Guarded<State> state_;
 };

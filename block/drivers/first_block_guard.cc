@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "block/aligned_buffer.h"
+#include "block/node.h"
 
 namespace rhea::block {
 namespace {
@@ -41,24 +42,14 @@ std::string_view recognise_format(std::span<const std::byte> first) noexcept {
   return {};
 }
 
-Result<void> FirstBlockGuard::open(Gs&, OpenRequest& request) {
-  below_ = TRY(request.open_child("file"));
-  return ok();
-}
-
-Result<std::unique_ptr<ReopenState>> FirstBlockGuard::reopen(Gs&, OpenRequest& request) {
-  TRY(request.open_child("file"));
-  return std::unique_ptr<ReopenState>();
-}
-
 /// Whether the first block would still be raw once `memory` is written at `offset`.
 Result<void> FirstBlockGuard::check(Co& co, uint64_t offset, IoVector memory) {
   std::array<std::byte, kFormatProbeBytes> first{};
-  const size_t size = std::min<uint64_t>(first.size(), below_->node()->length());
+  const size_t size = std::min<uint64_t>(first.size(), below().length());
   const size_t written = std::min(memory.size, size - offset);
   if (written < size) {
     iovec piece{.iov_base = first.data(), .iov_len = size};
-    TRY(below_->node()->co_read(co, 0, IoVector::of(std::span(&piece, 1))));
+    TRY(below().co_read(co, 0, IoVector::of(std::span(&piece, 1))));
   }
   memory.copy_to(0, std::span(first).subspan(offset, written));
   const std::string_view format = recognise_format(std::span(first).first(size));
@@ -69,36 +60,13 @@ Result<void> FirstBlockGuard::check(Co& co, uint64_t offset, IoVector memory) {
               format);
 }
 
-Result<void> FirstBlockGuard::co_read(Co& co, uint64_t offset, IoVector memory) {
-  return below_->node()->co_read(co, offset, memory);
-}
-
 Result<void> FirstBlockGuard::co_write(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) {
   if (offset >= kFormatProbeBytes || memory.size == 0) {
-    return below_->node()->co_write(co, offset, memory, flags);
+    return below().co_write(co, offset, memory, flags);
   }
   const CoMutexLock alone(co, first_block_);
   TRY(check(co, offset, memory));
-  return below_->node()->co_write(co, offset, memory, flags);
-}
-
-Result<void> FirstBlockGuard::co_write_zeroes(Co& co, uint64_t offset, uint64_t size,
-                                              WriteFlags flags) {
-  return below_->node()->co_write_zeroes(co, offset, size, flags);
-}
-
-Result<void> FirstBlockGuard::co_discard(Co& co, uint64_t offset, uint64_t size) {
-  return below_->node()->co_discard(co, offset, size);
-}
-
-Result<void> FirstBlockGuard::co_flush(Co& co) { return below_->node()->co_flush(co); }
-
-Result<void> FirstBlockGuard::co_resize(Co& co, uint64_t size) {
-  return below_->node()->co_resize(co, size);
-}
-
-Result<BlockStatus> FirstBlockGuard::co_status(Co& co, uint64_t offset, uint64_t size) {
-  return below_->node()->co_status(co, offset, size);
+  return below().co_write(co, offset, memory, flags);
 }
 
 }  // namespace rhea::block

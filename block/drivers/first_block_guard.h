@@ -4,8 +4,7 @@
 #include <span>
 #include <string_view>
 
-#include "block/driver.h"
-#include "block/node.h"
+#include "block/filter_driver.h"
 #include "util/co_sync.h"
 
 namespace rhea::block {
@@ -21,38 +20,17 @@ std::string_view recognise_format(std::span<const std::byte> first) noexcept;
 /// guessed would give it that file: such a write is refused.
 ///
 /// Option: `file`.
-class FirstBlockGuard final : public BlockDriver {
+class FirstBlockGuard final : public FilterDriver {
  public:
   static constexpr std::string_view kName = "first-block-guard";
 
   std::string_view name() const noexcept override { return kName; }
-  Result<void> open(Gs& gs, OpenRequest& request) override;
-  Result<std::unique_ptr<ReopenState>> reopen(Gs& gs, OpenRequest& request) override;
-  Result<uint64_t> measure(Gs& gs) override { return below_->node(gs)->length(); }
-  BlockLimits limits(Gs& gs) const override { return below_->node(gs)->limits(); }
-  bool is_filter() const noexcept override { return true; }
-  WriteFlags write_flags() const noexcept override { return WriteFlags::kForceUnitAccess; }
-  WriteFlags zero_flags() const noexcept override {
-    return WriteFlags::kForceUnitAccess | WriteFlags::kMayUnmap | WriteFlags::kNoFallback;
-  }
-
-  Result<void> co_read(Co& co, uint64_t offset, IoVector memory) override
-      REQUIRES_SHARED(graph_lock);
   Result<void> co_write(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) override
-      REQUIRES_SHARED(graph_lock);
-  Result<void> co_write_zeroes(Co& co, uint64_t offset, uint64_t size, WriteFlags flags) override
-      REQUIRES_SHARED(graph_lock);
-  Result<void> co_discard(Co& co, uint64_t offset, uint64_t size) override
-      REQUIRES_SHARED(graph_lock);
-  Result<void> co_flush(Co& co) override REQUIRES_SHARED(graph_lock);
-  Result<void> co_resize(Co& co, uint64_t size) override REQUIRES_SHARED(graph_lock);
-  Result<BlockStatus> co_status(Co& co, uint64_t offset, uint64_t size) override
       REQUIRES_SHARED(graph_lock);
 
  private:
   Result<void> check(Co& co, uint64_t offset, IoVector memory) REQUIRES_SHARED(graph_lock);
 
-  Edge* below_ = nullptr;
   CoMutex first_block_;  // a block that is written in parts is looked at as a whole
 };
 

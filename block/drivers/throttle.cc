@@ -16,7 +16,7 @@ Result<ThrottleGroup*> Throttle::take_group(Gs& gs, OpenRequest& request) {
 
 Result<void> Throttle::open(Gs& gs, OpenRequest& request) {
   ThrottleGroup* group = TRY(take_group(gs, request));
-  file_ = TRY(request.open_child("file"));
+  TRY(FilterDriver::open(gs, request));
   member_ = std::make_unique<ThrottleMember>(*group, drained_);
   return ok();
 }
@@ -36,7 +36,7 @@ class Throttle::Reopen final : public ReopenState {
 
 Result<std::unique_ptr<ReopenState>> Throttle::reopen(Gs& gs, OpenRequest& request) {
   ThrottleGroup* group = TRY(take_group(gs, request));
-  TRY(request.open_child("file"));
+  TRY(FilterDriver::reopen(gs, request));
   if (group == &member_->group()) return std::unique_ptr<ReopenState>();
   return std::make_unique<Reopen>(*this, *group);
 }
@@ -51,36 +51,24 @@ void Throttle::drained_end() noexcept {
   if (member_ != nullptr) member_->resume();
 }
 
-Result<uint64_t> Throttle::measure(Gs& gs) { return file_->node(gs)->length(); }
-
 Result<void> Throttle::co_read(Co& co, uint64_t offset, IoVector memory) {
   member_->co_admit(co, ThrottleDirection::kRead, memory.size);
-  return file_->node()->co_read(co, offset, memory);
+  return below().co_read(co, offset, memory);
 }
 
 Result<void> Throttle::co_write(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) {
   member_->co_admit(co, ThrottleDirection::kWrite, memory.size);
-  return file_->node()->co_write(co, offset, memory, flags);
+  return below().co_write(co, offset, memory, flags);
 }
 
 Result<void> Throttle::co_write_zeroes(Co& co, uint64_t offset, uint64_t size, WriteFlags flags) {
   member_->co_admit(co, ThrottleDirection::kWrite, size);
-  return file_->node()->co_write_zeroes(co, offset, size, flags);
+  return below().co_write_zeroes(co, offset, size, flags);
 }
 
 Result<void> Throttle::co_discard(Co& co, uint64_t offset, uint64_t size) {
   member_->co_admit(co, ThrottleDirection::kWrite, size);
-  return file_->node()->co_discard(co, offset, size);
-}
-
-Result<void> Throttle::co_flush(Co& co) { return file_->node()->co_flush(co); }
-
-Result<void> Throttle::co_resize(Co& co, uint64_t size) {
-  return file_->node()->co_resize(co, size);
-}
-
-Result<BlockStatus> Throttle::co_status(Co& co, uint64_t offset, uint64_t size) {
-  return file_->node()->co_status(co, offset, size);
+  return below().co_discard(co, offset, size);
 }
 
 }  // namespace rhea::block

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "block/driver.h"
+#include "block/filter_driver.h"
 #include "block/throttle_group.h"
 
 namespace rhea::block {
@@ -12,7 +12,7 @@ namespace rhea::block {
 /// Child `file`. Option `throttle-group`: the group's id, which can be changed when it is reopened.
 /// Zeroes and discards count as writes of that size; flushes do not count.
 /// Invariants: a request that waits for its turn goes at once when the node is drained.
-class Throttle final : public BlockDriver {
+class Throttle final : public FilterDriver {
  public:
   static constexpr std::string_view kName = "throttle";
 
@@ -21,13 +21,8 @@ class Throttle final : public BlockDriver {
   Result<std::unique_ptr<ReopenState>> reopen(Gs& gs, OpenRequest& request) override;
   void drained_begin() noexcept override;
   void drained_end() noexcept override;
-  Result<uint64_t> measure(Gs& gs) override;
+  /// None: a request counts as it came, before it is padded for the child.
   BlockLimits limits(Gs&) const override { return {}; }
-  bool is_filter() const noexcept override { return true; }
-  WriteFlags write_flags() const noexcept override { return WriteFlags::kForceUnitAccess; }
-  WriteFlags zero_flags() const noexcept override {
-    return WriteFlags::kForceUnitAccess | WriteFlags::kMayUnmap | WriteFlags::kNoFallback;
-  }
   /// Null until it is open.
   const ThrottleGroup* group(Gs&) const noexcept {
     return member_ != nullptr ? &member_->group() : nullptr;
@@ -41,16 +36,11 @@ class Throttle final : public BlockDriver {
       REQUIRES_SHARED(graph_lock);
   Result<void> co_discard(Co& co, uint64_t offset, uint64_t size) override
       REQUIRES_SHARED(graph_lock);
-  Result<void> co_flush(Co& co) override REQUIRES_SHARED(graph_lock);
-  Result<void> co_resize(Co& co, uint64_t size) override REQUIRES_SHARED(graph_lock);
-  Result<BlockStatus> co_status(Co& co, uint64_t offset, uint64_t size) override
-      REQUIRES_SHARED(graph_lock);
 
  private:
   class Reopen;
   static Result<ThrottleGroup*> take_group(Gs& gs, OpenRequest& request);
 
-  Edge* file_ = nullptr;
   std::unique_ptr<ThrottleMember> member_;  // changes in write sections
   bool drained_ = false;                    // main
 };
