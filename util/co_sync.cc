@@ -20,6 +20,14 @@ CoWaiter* CoWaiterList::take_all() noexcept {
   return std::exchange(head_, nullptr);
 }
 
+void wake_all(CoWaiter* first) {
+  while (first != nullptr) {
+    CoWaiter* next = first->next;  // it lives on a stack that runs once woken
+    first->coroutine.wake();
+    first = next;
+  }
+}
+
 }  // namespace internal
 
 CoMutex::~CoMutex() {
@@ -87,18 +95,12 @@ bool CoQueue::wake_one() {
 }
 
 void CoQueue::wake_all() {
-  internal::CoWaiter* waiter = nullptr;
+  internal::CoWaiter* waiting;
   {
-    // Detached first: a woken coroutine may queue itself again at once, and needs the lock for it.
     MutexLock lock(mutex_);
-    waiter = waiters_.take_all();
+    waiting = waiters_.take_all();
   }
-  while (waiter != nullptr) {
-    // The node dies with the wait that it belongs to: read the link before the wake.
-    internal::CoWaiter* next = waiter->next;
-    waiter->coroutine.wake();
-    waiter = next;
-  }
+  internal::wake_all(waiting);
 }
 
 bool CoQueue::empty() const {

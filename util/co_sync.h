@@ -33,6 +33,10 @@ class CoWaiterList {
   CoWaiter** tail_ = &head_;
 };
 
+/// Wakes `first` and those linked behind it, which are in no list any more. Without the list's
+/// lock, which each of them may want at once.
+void wake_all(CoWaiter* first);
+
 }  // namespace internal
 
 /// A lock that may be held across a yield. First come, first served: unlock() hands it over.

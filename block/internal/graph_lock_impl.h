@@ -68,12 +68,7 @@ void BasicGraphLock<Policy>::lower_flag() {
     writing_.store(false, std::memory_order_release);
     waiting = parked_.take_all();
   }
-  // Without the lock, which each of them may want at once (D17).
-  while (waiting != nullptr) {
-    rhea::internal::CoWaiter* next = waiting->next;  // it lives on a stack that runs once woken
-    waiting->coroutine.wake();
-    waiting = next;
-  }
+  rhea::internal::wake_all(waiting);  // without the lock (D17)
 }
 
 template <class Policy>

@@ -74,11 +74,7 @@ void BasicRequestGate<Policy>::open() {
     shut_.store(false, std::memory_order_release);
     waiting = parked_.take_all();
   }
-  while (waiting != nullptr) {
-    rhea::internal::CoWaiter* next = waiting->next;  // it lives on a stack that runs once woken
-    waiting->coroutine.wake();
-    waiting = next;
-  }
+  rhea::internal::wake_all(waiting);
 }
 
 template <class Policy>

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "block/io_vector.h"
 #include "util/check.h"
 
 namespace rhea::devices {
@@ -44,22 +45,6 @@ VirtqDesc copy_desc(const std::byte* at) {
   return desc;
 }
 
-template <class Copy>
-bool for_range(std::span<const iovec> pieces, uint64_t offset, size_t size, Copy&& copy) {
-  for (const iovec& piece : pieces) {
-    if (size == 0) break;
-    if (offset >= piece.iov_len) {
-      offset -= piece.iov_len;
-      continue;
-    }
-    const size_t part = std::min<size_t>(size, piece.iov_len - offset);
-    copy(static_cast<std::byte*>(piece.iov_base) + offset, part);
-    offset = 0;
-    size -= part;
-  }
-  return size == 0;
-}
-
 bool inside(uint64_t offset, uint64_t size, uint64_t limit) {
   return offset <= limit && size <= limit - offset;
 }
@@ -68,20 +53,14 @@ bool inside(uint64_t offset, uint64_t size, uint64_t limit) {
 
 bool VirtqElement::copy_out(uint64_t offset, std::span<std::byte> data) const {
   if (!inside(offset, data.size(), readable_bytes_)) return false;
-  size_t done = 0;
-  return for_range(readable(), offset, data.size(), [&](const std::byte* from, size_t size) {
-    std::memcpy(data.data() + done, from, size);
-    done += size;
-  });
+  block::IoVector{readable(), readable_bytes_}.copy_to(offset, data);
+  return true;
 }
 
 bool VirtqElement::copy_in(uint64_t offset, std::span<const std::byte> data) const {
   if (!inside(offset, data.size(), writable_bytes_)) return false;
-  size_t done = 0;
-  return for_range(writable(), offset, data.size(), [&](std::byte* to, size_t size) {
-    std::memcpy(to, data.data() + done, size);
-    done += size;
-  });
+  block::IoVector{writable(), writable_bytes_}.copy_from(offset, data);
+  return true;
 }
 
 void VirtqElement::skip_readable(uint64_t size) {

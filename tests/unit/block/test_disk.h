@@ -109,11 +109,7 @@ inline void TestDisk::release() {
     holding_ = false;
     waiting = waiting_.take_all();
   }
-  while (waiting != nullptr) {
-    auto* next = waiting->next;
-    waiting->coroutine.wake();
-    waiting = next;
-  }
+  rhea::internal::wake_all(waiting);
 }
 
 inline Result<void> TestDisk::open(Gs&, OpenRequest& request) {
