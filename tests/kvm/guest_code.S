@@ -17,6 +17,14 @@
 \name:
 .endm
 
+.macro write_and_sleep port
+    movw $\port, %dx
+    outl %eax, %dx
+9:  cli
+    hlt
+    jmp 9b
+.endm
+
 .section .rodata
 .code64
 
@@ -27,11 +35,7 @@ blob code_doorbells
 1:  outl %eax, %dx
     decl %ecx
     jnz 1b
-    movw $DONE, %dx
-    outl %eax, %dx
-2:  cli
-    hlt
-    jmp 2b
+    write_and_sleep DONE
 code_doorbells_end:
 
 /* Stores queue number 0 to the 16-bit doorbell at DATA[1], DATA[0] times, then writes DONE and sleeps. */
@@ -41,11 +45,7 @@ blob code_mmio_doorbells
 1:  movw $0, (%rbx)
     decl %ecx
     jnz 1b
-    movw $DONE, %dx
-    outl %eax, %dx
-2:  cli
-    hlt
-    jmp 2b
+    write_and_sleep DONE
 code_mmio_doorbells_end:
 
 .macro gate vector handler            /* [SDM vol. 3, 6.14.1 64-bit IDT gates] */
@@ -111,11 +111,7 @@ code_spin_end:
 blob code_slow_read
     movw $SLOW, %dx
     inl %dx, %eax
-    movw $DONE, %dx
-    outl %eax, %dx
-1:  cli
-    hlt
-    jmp 1b
+    write_and_sleep DONE
 code_slow_read_end:
 
 /* Reads a lock-free port DATA[1] times, then rings the doorbell. */
@@ -125,11 +121,7 @@ blob code_fast_reads
 1:  inl %dx, %eax
     decl %ecx
     jnz 1b
-    movw $DOORBELL, %dx
-    outl %eax, %dx
-2:  cli
-    hlt
-    jmp 2b
+    write_and_sleep DOORBELL
 code_fast_reads_end:
 
 /* Writes the eject port, then DONE. */
@@ -137,11 +129,7 @@ blob code_eject
     movw $EJECT, %dx
     movl $4, %eax
     outl %eax, %dx
-    movw $DONE, %dx
-    outl %eax, %dx
-1:  cli
-    hlt
-    jmp 1b
+    write_and_sleep DONE
 code_eject_end:
 
     .section .note.GNU-stack, "", @progbits

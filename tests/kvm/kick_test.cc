@@ -53,6 +53,14 @@ class Replay {
   }
 };
 
+/// Lets the vCPU begin and go as far as `point`, which holds it.
+void begin_up_to(HoldPoint& point, BareVm& vm) {
+  vm.reset();
+  point.armed = true;
+  vm.resume();
+  point.wait_arrival();
+}
+
 void ask_to_stop(BareVm& vm) {
   const BqlGuard guard;
   vm.vcpu().request_stop();
@@ -110,11 +118,8 @@ TEST_CASE("kick: kicks without a request change nothing", "[kvm]") {
 TEST_CASE("kick: one that comes just before the vCPU looks is seen", "[kvm]") {
   NEEDS_KVM();
   BareVm vm({kSpin});
-  vm.reset();
   Replay replay;
-  before_check.armed = true;
-  vm.resume();
-  before_check.wait_arrival();
+  begin_up_to(before_check, vm);
   ask_to_stop(vm);
   before_check.go.release();
   await_stand_still(vm);
@@ -124,11 +129,8 @@ TEST_CASE("kick: one that comes just before the vCPU looks is seen", "[kvm]") {
 TEST_CASE("kick: one that comes between the vCPU's look and KVM_RUN is not lost", "[kvm]") {
   NEEDS_KVM();
   BareVm vm({kSpin});
-  vm.reset();
   Replay replay;
-  before_enter.armed = true;
-  vm.resume();
-  before_enter.wait_arrival();
+  begin_up_to(before_enter, vm);
   ask_to_stop(vm);  // the signal has come and gone when the vCPU goes on
   before_enter.go.release();
   await_stand_still(vm);
@@ -138,11 +140,8 @@ TEST_CASE("kick: one that comes between the vCPU's look and KVM_RUN is not lost"
 TEST_CASE("kick: a vCPU that leaves before the signal is sent stands still all the same", "[kvm]") {
   NEEDS_KVM();
   BareVm vm({kSpin});
-  vm.reset();
   Replay replay;
-  before_enter.armed = true;
-  vm.resume();
-  before_enter.wait_arrival();
+  begin_up_to(before_enter, vm);
   before_signal.armed = true;
   Thread kicker = MUST(Thread::start("kicker", [&] { ask_to_stop(vm); }));
   before_signal.wait_arrival();
@@ -158,11 +157,8 @@ TEST_CASE("kick: a vCPU that leaves before the signal is sent stands still all t
 TEST_CASE("kick: a request that is withdrawn before the vCPU saw it lets it run", "[kvm]") {
   NEEDS_KVM();
   BareVm vm({kSpin});
-  vm.reset();
   Replay replay;
-  before_enter.armed = true;
-  vm.resume();
-  before_enter.wait_arrival();
+  begin_up_to(before_enter, vm);
   ask_to_stop(vm);
   vm.resume();
   before_enter.go.release();

@@ -19,14 +19,21 @@ std::string file_node(const std::string& path, const std::string& more = {}) {
   return "driver=file,node-name=f0,filename=" + path + more;
 }
 
-/// Every way of making requests, on one image.
-const std::array<std::string, 2> kTransports{",aio=io_uring", ",aio=threads"};
-
 /// This host refuses io_uring.
 bool no_ring(BlockFixture& f, const std::string& more) {
   if (more.find("io_uring") == more.npos || f.main().io_ring() != nullptr) return false;
   WARN("skipped: no io_uring here: " << f.main().io_ring_refusal());
   return true;
+}
+
+/// Runs `body(fixture, option)` for every way of making requests that this host has.
+template <class F>
+void on_each_transport(F&& body) {
+  for (const std::string transport : {",aio=io_uring", ",aio=threads"}) {
+    BlockFixture f;
+    INFO(transport);
+    if (!no_ring(f, transport)) body(f, transport);
+  }
 }
 
 std::string open_error(BlockFixture& f, const std::string& text) {
@@ -38,9 +45,7 @@ std::string open_error(BlockFixture& f, const std::string& text) {
 TEST_CASE("File: what is written is in the file, and is read back, on main and iothreads",
           "[file]") {
   rhea::test::TempDir dir;
-  for (const std::string& transport : kTransports) {
-    BlockFixture f;
-    if (no_ring(f, transport)) continue;
+  on_each_transport([&](BlockFixture& f, const std::string& transport) {
     AioContext& thread = f.add_thread();
     const std::string path = make_image(dir.file("image"), 1 << 20);
     Disk disk(f, f.add(file_node(path, transport)));
@@ -57,14 +62,12 @@ TEST_CASE("File: what is written is in the file, and is read back, on main and i
       REQUIRE(disk.write(4096, bytes, WriteFlags::kForceUnitAccess).has_value());
       CHECK(contents(path, 4096, bytes.size()) == bytes);
     }
-  }
+  });
 }
 
 TEST_CASE("File: requests in many pieces keep their order", "[file]") {
   rhea::test::TempDir dir;
-  for (const std::string& transport : kTransports) {
-    BlockFixture f;
-    if (no_ring(f, transport)) continue;
+  on_each_transport([&](BlockFixture& f, const std::string& transport) {
     const std::string path = make_image(dir.file("image"), 1 << 20);
     Disk disk(f, f.add(file_node(path, transport)));
     auto bytes = pattern(3000 * 16, 3);
@@ -78,7 +81,7 @@ TEST_CASE("File: requests in many pieces keep their order", "[file]") {
                     [&](Co& co) { return disk.backend().co_write(co, 100, IoVector::of(pieces)); })
                 .has_value());
     CHECK(contents(path, 100, bytes.size()) == bytes);
-  }
+  });
 }
 
 TEST_CASE("File: what can not be opened is refused with the reason", "[file]") {
@@ -114,9 +117,7 @@ TEST_CASE("File: drop-cache is taken and ignored", "[file]") {
 TEST_CASE("File: a length that is no multiple of a sector is rounded up; the rest reads as zeros",
           "[file]") {
   rhea::test::TempDir dir;
-  for (const std::string& transport : kTransports) {
-    BlockFixture f;
-    if (no_ring(f, transport)) continue;
+  on_each_transport([&](BlockFixture& f, const std::string& transport) {
     const std::string path = make_image(dir.file("image"), 1000);
     const auto data = pattern(1000, 9);
     put(path, 0, data);
@@ -130,15 +131,13 @@ TEST_CASE("File: a length that is no multiple of a sector is rounded up; the res
     REQUIRE(disk.write(512, sector).has_value());
     CHECK(std::filesystem::file_size(path) == 1024);
     CHECK(contents(path, 512, 512) == sector);
-  }
+  });
 }
 
 TEST_CASE("File: reads of a file that was cut behind the driver are zeros, writes extend it",
           "[file]") {
   rhea::test::TempDir dir;
-  for (const std::string& transport : kTransports) {
-    BlockFixture f;
-    if (no_ring(f, transport)) continue;
+  on_each_transport([&](BlockFixture& f, const std::string& transport) {
     const std::string path = make_image(dir.file("image"), 65536);
     auto bytes = pattern(65536, 5);
     put(path, 0, bytes);
@@ -150,14 +149,12 @@ TEST_CASE("File: reads of a file that was cut behind the driver are zeros, write
     CHECK(all_zero(std::span(back).subspan(5000)));
     REQUIRE(disk.write(60'000, std::span(bytes).first(100)).has_value());
     CHECK(std::filesystem::file_size(path) == 60'100);
-  }
+  });
 }
 
 TEST_CASE("File: direct I/O finds its alignment, and takes requests of any", "[file]") {
   rhea::test::TempDir dir;
-  for (const std::string& transport : kTransports) {
-    BlockFixture f;
-    if (no_ring(f, transport)) continue;
+  on_each_transport([&](BlockFixture& f, const std::string& transport) {
     const std::string path = make_image(dir.file("image"), 1 << 20);
     auto bytes = pattern(70'001, 6);
     put(path, 0, bytes);
@@ -176,15 +173,13 @@ TEST_CASE("File: direct I/O finds its alignment, and takes requests of any", "[f
     REQUIRE(disk.read(0, rest).has_value());
     CHECK(std::ranges::equal(std::span(rest).first(10'100), std::span(bytes).first(10'100)));
     CHECK(all_zero(std::span(rest).subspan(10'100)));
-  }
+  });
 }
 
 TEST_CASE("File: discard gives space back only when asked to", "[file]") {
   rhea::test::TempDir dir;
-  for (const std::string& transport : kTransports) {
-    for (const bool unmap : {false, true}) {
-      BlockFixture f;
-      if (no_ring(f, transport)) continue;
+  for (const bool unmap : {false, true}) {
+    on_each_transport([&](BlockFixture& f, const std::string& transport) {
       const std::string path = make_image(dir.file("image"), 1 << 20);
       const auto bytes = pattern(1 << 20, 8);
       put(path, 0, bytes);
@@ -194,16 +189,14 @@ TEST_CASE("File: discard gives space back only when asked to", "[file]") {
       CHECK((allocated(path) < before) == unmap);
       CHECK(all_zero(contents(path, 1 << 16, 1 << 18)) == unmap);
       CHECK(std::filesystem::file_size(path) == 1 << 20);
-    }
+    });
   }
 }
 
 TEST_CASE("File: zeroes are written with and without giving the space back", "[file]") {
   rhea::test::TempDir dir;
-  for (const std::string& transport : kTransports) {
-    for (const bool unmap : {false, true}) {
-      BlockFixture f;
-      if (no_ring(f, transport)) continue;
+  for (const bool unmap : {false, true}) {
+    on_each_transport([&](BlockFixture& f, const std::string& transport) {
       const std::string path = make_image(dir.file("image"), 1 << 20);
       put(path, 0, pattern(1 << 20, 8));
       Disk disk(f, f.add(file_node(path, transport + ",discard=unmap")));
@@ -214,7 +207,7 @@ TEST_CASE("File: zeroes are written with and without giving the space back", "[f
       CHECK(all_zero(contents(path, 4096 + 7, 1 << 18)));
       CHECK_FALSE(all_zero(contents(path, 4096, 7)));
       CHECK(disk.zero(0, 4096, WriteFlags::kNoFallback).has_value());
-    }
+    });
   }
 }
 
@@ -225,9 +218,7 @@ TEST_CASE("File: zeroes on a file system without zero ranges are written and sta
     WARN("skipped: may not mount a tmpfs");
     return;
   }
-  for (const std::string& transport : kTransports) {
-    BlockFixture f;
-    if (no_ring(f, transport)) continue;
+  on_each_transport([&](BlockFixture& f, const std::string& transport) {
     const std::string path = make_image(tmpfs.file("image"), 1 << 20);
     put(path, 0, pattern(1 << 20, 8));
     Disk disk(f, f.add(file_node(path, transport + ",discard=unmap")));
@@ -237,7 +228,7 @@ TEST_CASE("File: zeroes on a file system without zero ranges are written and sta
     CHECK(allocated(path) == before);
     REQUIRE(disk.zero(0, 1 << 18, WriteFlags::kMayUnmap).has_value());
     CHECK(allocated(path) < before);
-  }
+  });
 }
 
 TEST_CASE("File: a full file system is told as such, and the request succeeds once there is room",
@@ -247,9 +238,7 @@ TEST_CASE("File: a full file system is told as such, and the request succeeds on
     WARN("skipped: may not mount a tmpfs");
     return;
   }
-  for (const std::string& transport : kTransports) {
-    BlockFixture f;
-    if (no_ring(f, transport)) continue;
+  on_each_transport([&](BlockFixture& f, const std::string& transport) {
     const std::string path = make_image(tmpfs.file("image"), 1 << 20);
     {
       std::ofstream filler(tmpfs.file("filler"));
@@ -272,7 +261,7 @@ TEST_CASE("File: a full file system is told as such, and the request succeeds on
     CHECK(contents(path, 0, bytes.size()) == bytes);
     CHECK(disk.flush().has_value());  // no write was lost: each told its own failure
     std::filesystem::remove(path);
-  }
+  });
 }
 
 TEST_CASE("File: a write over the process's limit fails with the host's reason", "[file]") {

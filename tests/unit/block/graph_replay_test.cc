@@ -52,6 +52,34 @@ class Reader {
   std::atomic<Coroutine*> self_ = nullptr;
 };
 
+/// A coroutine that locks the graph on `from` and reads on on `to`, where it is when this is made.
+class MovingReader {
+ public:
+  MovingReader(BlockFixture& f, AioContext& from, AioContext& to) {
+    MUST(spawn(from, [this, &f, &to](Co& co) {
+      {
+        GraphReadGuard reading(co);
+        co.move_to(to);
+        self_ = &co.coroutine();
+        moved_ = true;
+        f.graph().kick();
+        co.yield();
+        left_ = true;
+      }
+      f.graph().kick();
+    }));
+    f.wait_until([this] { return moved_.load(); });
+  }
+  /// Main, once.
+  void let_go() { self_.load()->wake(); }
+  /// It is about to unlock.
+  bool left() const { return left_; }
+
+ private:
+  std::atomic<bool> moved_ = false, left_ = false;
+  std::atomic<Coroutine*> self_ = nullptr;
+};
+
 /// Returns once everything that `context` had to do before is done, or waits for something else.
 /// Any thread but its own.
 void settle(AioContext& context) {
@@ -177,27 +205,13 @@ TEST_CASE("T002f: a reader that moves to another context is waited for there", "
   AioContext& a = f.add_thread();
   AioContext& b = f.add_thread();
   for (int round = 0; round < 3; ++round) {  // the cells are at +n and -n from the second on
-    std::atomic<bool> moved = false, left = false;
-    std::atomic<Coroutine*> self = nullptr;
-    MUST(spawn(a, [&](Co& co) {
-      {
-        GraphReadGuard reading(co);
-        co.move_to(b);
-        self = &co.coroutine();
-        moved = true;
-        f.graph().kick();
-        co.yield();
-        left = true;
-      }
-      f.graph().kick();
-    }));
-    f.wait_until([&] { return moved.load(); });
+    MovingReader reader(f, a, b);
     const auto late = f.graph().change(f.gs(), [](GraphWrite&) {}, 20ms);
     REQUIRE_FALSE(late.has_value());
     CHECK(late.error().kind() == ErrorKind::kTimeout);
-    f.main().post([&] { self.load()->wake(); });
+    f.main().post([&] { reader.let_go(); });
     bool after = false;
-    CHECK(change(f, [&] { after = left; }).has_value());
+    CHECK(change(f, [&] { after = reader.left(); }).has_value());
     CHECK(after);
     settle(b);  // its last kick is behind it
   }
@@ -210,27 +224,13 @@ TEST_CASE("T002f: a reader is waited for after the context it locked in has gone
   AioContext& b = f.add_thread();
   auto thread = MUST(IOThread::create("a"));
   auto a = MUST(BlockContext::create(thread->context()));
-  std::atomic<bool> moved = false, left = false;
-  std::atomic<Coroutine*> self = nullptr;
-  MUST(spawn(thread->context(), [&](Co& co) {
-    {
-      GraphReadGuard reading(co);
-      co.move_to(b);
-      self = &co.coroutine();
-      moved = true;
-      f.graph().kick();
-      co.yield();
-      left = true;
-    }
-    f.graph().kick();
-  }));
-  f.wait_until([&] { return moved.load(); });
+  MovingReader reader(f, thread->context(), b);
   a.reset();
   thread.reset();
   CHECK_FALSE(f.graph().change(f.gs(), [](GraphWrite&) {}, 20ms).has_value());
-  f.main().post([&] { self.load()->wake(); });
+  f.main().post([&] { reader.let_go(); });
   bool after = false;
-  CHECK(change(f, [&] { after = left; }).has_value());
+  CHECK(change(f, [&] { after = reader.left(); }).has_value());
   CHECK(after);
   settle(b);
   CHECK(change(f).has_value());  // the total of the dead is +1, b's cell -1

@@ -34,6 +34,23 @@ Fd signalled_eventfd() {
   return fd;
 }
 
+/// Two watches that are ready in the same turn; the callback of each does `act(*this, other)`.
+struct Siblings {
+  template <class F>
+  explicit Siblings(F act) {
+    for (size_t i = 0; i < fds.size(); ++i) {
+      watches[i] = MUST(context->watch(fds[i].get(), FdEvents::kRead, [this, act, i](FdEvents) {
+        ++calls;
+        act(*this, watches[1 - i]);
+      }));
+    }
+  }
+  test::LoopUnderTest context = make_context();
+  std::array<Fd, 2> fds{signalled_eventfd(), signalled_eventfd()};
+  int calls = 0;
+  std::array<FdWatch, 2> watches;
+};
+
 struct SocketPair {
   SocketPair() {
     std::array<int, 2> fds{};
@@ -139,51 +156,25 @@ TEST_CASE("FdWatch: may end in its own callback", "[aio]") {
 }
 
 TEST_CASE("FdWatch: one that a sibling ended in the same turn is not called", "[aio]") {
-  auto context = make_context();
-  const std::array<Fd, 2> fds{signalled_eventfd(), signalled_eventfd()};
-  std::array<FdWatch, 2> watches;
-  int calls = 0;
-  for (size_t i = 0; i < 2; ++i) {
-    watches[i] = MUST(context->watch(fds[i].get(), FdEvents::kRead, [&, i](FdEvents) {
-      ++calls;
-      watches[1 - i] = {};
-    }));
-  }
-  context->poll(PollMode::kNonBlocking);
-  CHECK(calls == 1);
+  Siblings two([](Siblings&, FdWatch& other) { other = {}; });
+  two.context->poll(PollMode::kNonBlocking);
+  CHECK(two.calls == 1);
 }
 
 TEST_CASE("FdWatch: one that a sibling turned off in the same turn is not called", "[aio]") {
-  auto context = make_context();
-  const std::array<Fd, 2> fds{signalled_eventfd(), signalled_eventfd()};
-  std::array<FdWatch, 2> watches;
-  int calls = 0;
-  for (size_t i = 0; i < 2; ++i) {
-    watches[i] = MUST(context->watch(fds[i].get(), FdEvents::kRead, [&, i](FdEvents) {
-      ++calls;
-      watches[1 - i].set_events(FdEvents::kNone);
-    }));
-  }
-  context->poll(PollMode::kNonBlocking);
-  CHECK(calls == 1);
+  Siblings two([](Siblings&, FdWatch& other) { other.set_events(FdEvents::kNone); });
+  two.context->poll(PollMode::kNonBlocking);
+  CHECK(two.calls == 1);
 }
 
 TEST_CASE("FdWatch: one that ended in a nested poll is not called by the outer one", "[aio]") {
-  auto context = make_context();
-  const std::array<Fd, 2> fds{signalled_eventfd(), signalled_eventfd()};
-  std::array<FdWatch, 2> watches;
-  int calls = 0;
-  for (size_t i = 0; i < 2; ++i) {
-    watches[i] = MUST(context->watch(fds[i].get(), FdEvents::kRead, [&, i](FdEvents) {
-      ++calls;
-      context->post([&, i] { watches[1 - i] = {}; });
-      clear_eventfd(fds[0].get());
-      clear_eventfd(fds[1].get());
-      context->poll(PollMode::kNonBlocking);
-    }));
-  }
-  context->poll(PollMode::kNonBlocking);
-  CHECK(calls == 1);
+  Siblings two([](Siblings& all, FdWatch& other) {
+    all.context->post([&other] { other = {}; });
+    for (const Fd& fd : all.fds) clear_eventfd(fd.get());
+    all.context->poll(PollMode::kNonBlocking);
+  });
+  two.context->poll(PollMode::kNonBlocking);
+  CHECK(two.calls == 1);
 }
 
 TEST_CASE("FdWatch: one that starts in a callback works", "[aio]") {

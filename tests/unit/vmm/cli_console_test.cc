@@ -12,19 +12,6 @@ namespace {
 using Type = ChardevConfig::Type;
 using Texts = std::vector<std::string>;
 
-struct BadLine {
-  const char* line;
-  const char* message;
-};
-
-template <size_t N>
-void check_messages(const BadLine (&rows)[N]) {
-  for (const BadLine& row : rows) {
-    INFO(row.line);
-    CHECK(error_of(row.line) == row.message);
-  }
-}
-
 /// The one chardev of "-serial VALUE".
 ChardevConfig serial(std::string_view value) {
   const VmConfig config = config_of("-serial " + std::string(value));

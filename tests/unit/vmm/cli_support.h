@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -48,6 +49,20 @@ inline vmm::VmConfig config_of(std::string_view line) {
 inline std::string error_of(std::string_view line) {
   const auto outcome = parse_line(line);
   return outcome ? "no error" : outcome.error().message();
+}
+
+struct BadLine {
+  const char* line;
+  const char* message;
+};
+
+/// Each line is refused with its message.
+template <size_t N>
+void check_messages(const BadLine (&rows)[N]) {
+  for (const BadLine& row : rows) {
+    INFO(row.line);
+    CHECK(error_of(row.line) == row.message);
+  }
 }
 
 /// The text that a line prints, or "nothing is printed".

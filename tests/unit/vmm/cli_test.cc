@@ -14,19 +14,6 @@ namespace {
 using Chardev = ChardevConfig::Type;
 using Memory = MemoryBackendConfig::Type;
 
-struct BadLine {
-  const char* line;
-  const char* message;
-};
-
-template <size_t N>
-void check_messages(const BadLine (&rows)[N]) {
-  for (const BadLine& row : rows) {
-    INFO(row.line);
-    CHECK(error_of(row.line) == row.message);
-  }
-}
-
 std::string topology(std::string_view line) {
   const SmpConfig smp = config_of(line).smp;
   return fmt::format("{}/{} {}*{}*{}", smp.cpus, smp.max_cpus, smp.sockets, smp.cores, smp.threads);
