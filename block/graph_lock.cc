@@ -8,6 +8,7 @@ GraphLock graph_lock;
 
 template class BasicGraphLock<GraphLockPolicy>;
 
+// Unchecked: nothing is locked. Main alone writes, and does not while this forbids it to poll.
 GraphMainReadGuard::GraphMainReadGuard(Gs&) NO_THREAD_SAFETY_ANALYSIS {
   rhea::internal::note_lock_acquire(LockRank::kGraphWrite);
 }

@@ -21,16 +21,17 @@
 namespace rhea::memory {
 namespace {
 
-/// The BQL for one access, if the region wants it and this thread does not hold it. The analysis
-/// cannot follow a lock that is taken on a condition.
+/// The BQL for one access, if the region wants it and this thread does not hold it.
 class RegionLock {
  public:
+  // Unchecked: the analysis can not follow a lock that is taken on a condition.
   explicit RegionLock(IoLocking locking) NO_THREAD_SAFETY_ANALYSIS
       : taken_(locking == IoLocking::kBql && !bql.held()) {
     if (!taken_) return;
     RHEA_SYNC_POINT("memory:before-bql");
     bql.lock();
   }
+  // Unchecked: on the same condition.
   ~RegionLock() NO_THREAD_SAFETY_ANALYSIS {
     if (taken_) bql.unlock();
   }

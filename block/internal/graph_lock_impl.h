@@ -10,6 +10,10 @@
 
 namespace rhea::block {
 
+// The analysis follows locks that are made of locks. This one is cells, a flag and their order:
+// that is what its four functions say they hold, and the models are what shows it.
+
+// Unchecked: held is a cell raised and the flag seen down after it.
 template <class Policy>
 void BasicGraphLock<Policy>::read_lock(Co& co) NO_THREAD_SAFETY_ANALYSIS {
   RHEA_CHECK(co.section_depth() == 0, "the graph is read-locked twice by one coroutine");
@@ -37,6 +41,7 @@ void BasicGraphLock<Policy>::read_lock(Co& co) NO_THREAD_SAFETY_ANALYSIS {
   }
 }
 
+// Unchecked: given up is a cell lowered.
 template <class Policy>
 void BasicGraphLock<Policy>::read_unlock(Co& co) NO_THREAD_SAFETY_ANALYSIS {
   RHEA_CHECK(co.section_depth() == 1, "the graph is unlocked by a coroutine that does not read");
@@ -71,6 +76,7 @@ void BasicGraphLock<Policy>::lower_flag() {
   rhea::internal::wake_all(waiting);  // without the lock (D17)
 }
 
+// Unchecked: held is the flag up and every cell seen empty after it.
 template <class Policy>
 bool BasicGraphLock<Policy>::write_lock(Gs& gs, Nanoseconds timeout) NO_THREAD_SAFETY_ANALYSIS {
   RHEA_CHECK(!writing_.load(std::memory_order_relaxed), "the graph is write-locked twice");
@@ -94,6 +100,7 @@ bool BasicGraphLock<Policy>::write_lock(Gs& gs, Nanoseconds timeout) NO_THREAD_S
   return true;
 }
 
+// Unchecked: given up is the flag lowered.
 template <class Policy>
 void BasicGraphLock<Policy>::write_unlock(Gs&) NO_THREAD_SAFETY_ANALYSIS {
   assert_writing();

@@ -25,6 +25,7 @@ constexpr size_t kMostLines = 32;
 
 /// What all inputs share: loops and threads are dear.
 struct World {
+  // Unchecked: the destructor gives the BQL back.
   World() NO_THREAD_SAFETY_ANALYSIS {
     bql.lock();
     loop = MUST(MainLoop::create());
@@ -32,13 +33,17 @@ struct World {
     graph = std::make_unique<Graph>(*loop, *pool);
     MUST(graph->throttle_groups().add(gs(), "g", {}));
   }
+  // Unchecked: the constructor took the BQL.
   ~World() NO_THREAD_SAFETY_ANALYSIS {
     graph.reset();
     pool.reset();
     loop.reset();
     bql.unlock();
   }
-  Gs& gs() NO_THREAD_SAFETY_ANALYSIS { return loop->gs(); }
+  Gs& gs() {
+    bql.assert_held();
+    return loop->gs();
+  }
 
   RcuThread rcu_thread;
   std::unique_ptr<MainLoop> loop;

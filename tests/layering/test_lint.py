@@ -90,3 +90,20 @@ int after() { return 0; }
 ])
 def test_try_inside_a_raw_new_is_refused(source: str, lines: list[int]) -> None:
     assert [int(p.split(":")[1]) for p in lint.leaks_by_try("some.cc", source)] == lines
+
+
+@pytest.mark.parametrize("source, lines", [
+    ("void f() NO_THREAD_SAFETY_ANALYSIS {\n}", [1]),
+    ("int a;  // of b\n\nvoid f() NO_THREAD_SAFETY_ANALYSIS;", [3]),
+    ("int a;  // of b\nvoid f() NO_THREAD_SAFETY_ANALYSIS;", [2]),
+    ("// a\n\nvoid f() NO_THREAD_SAFETY_ANALYSIS;", [3]),
+    (" public:\n  A(int b,\n    int c) NO_THREAD_SAFETY_ANALYSIS : d_(b) {}", [3]),
+    ("// why\nvoid f() NO_THREAD_SAFETY_ANALYSIS;\nvoid g() NO_THREAD_SAFETY_ANALYSIS;", [3]),
+    ("// why\nvoid f() NO_THREAD_SAFETY_ANALYSIS {\n}", []),
+    ("void f() NO_THREAD_SAFETY_ANALYSIS {  // why\n}", []),
+    ("/// what\n// why\ntemplate <class A>\nvoid f(int b,\n       A c) NO_THREAD_SAFETY_ANALYSIS;", []),
+    ("#define NO_THREAD_SAFETY_ANALYSIS RHEA_TSA(no_thread_safety_analysis)", []),
+    ("// NO_THREAD_SAFETY_ANALYSIS is for locks", []),
+])
+def test_an_exemption_without_its_reason_is_refused(source: str, lines: list[int]) -> None:
+    assert lint.unexplained_exemptions(source) == lines

@@ -24,6 +24,7 @@ inline OptionTree options(std::string_view text) { return MUST(parse_options(tex
 /// a coroutine whose end a test waits for kicks the loop's waiter, not the graph.
 class BlockFixture {
  public:
+  // Unchecked: the destructor gives the BQL back.
   BlockFixture() NO_THREAD_SAFETY_ANALYSIS {
     bql.lock();
     set_extra_drivers(kTestDrivers);
@@ -31,6 +32,7 @@ class BlockFixture {
     pool_ = std::make_unique<ThreadPool>(ThreadPool::Limits{});
     graph_ = std::make_unique<Graph>(*loop_, *pool_);
   }
+  // Unchecked: the constructor took the BQL.
   ~BlockFixture() NO_THREAD_SAFETY_ANALYSIS {
     contexts_.clear();
     graph_.reset();
@@ -43,7 +45,10 @@ class BlockFixture {
   Graph& graph() { return *graph_; }
   MainLoop& loop() { return *loop_; }
   AioContext& main() { return loop_->block(); }
-  Gs& gs() NO_THREAD_SAFETY_ANALYSIS { return loop_->gs(); }
+  Gs& gs() {
+    bql.assert_held();
+    return loop_->gs();
+  }
 
   /// A thread with an event loop that can run block requests.
   AioContext& add_thread() {

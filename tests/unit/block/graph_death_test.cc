@@ -14,13 +14,13 @@ namespace {
 
 const auto kNothing = [](DrainBypass&) -> Result<void> { return ok(); };
 
-// Each breaks a rule on purpose, which the lock analysis would refuse to compile.
-
+// Unchecked: what the analysis refuses is what must abort.
 void read_twice(Co& co) NO_THREAD_SAFETY_ANALYSIS {
   graph_lock.read_lock(co);
   graph_lock.read_lock(co);
 }
 
+// Unchecked: as above.
 void unlock_unlocked(Co& co) NO_THREAD_SAFETY_ANALYSIS { graph_lock.read_unlock(co); }
 
 /// Runs `body(fixture)` in a child and says whether it aborted. The child makes its own fixture, so

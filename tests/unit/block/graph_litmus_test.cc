@@ -65,13 +65,13 @@ class LockCrossing {
   ~LockCrossing() {
     for (BlockContext* context : graph_lock.contexts()) lock_.remove_context(*context);
   }
-  void enter(Co& co, Meeting& meeting) NO_THREAD_SAFETY_ANALYSIS {
+  void enter(Co& co, Meeting& meeting) {
     lock_.read_lock(co);
     meeting.enter();
     lock_.read_unlock(co);
   }
   template <class Begin>
-  void shut(Begin&& begin, Meeting& meeting) NO_THREAD_SAFETY_ANALYSIS {
+  void shut(Begin&& begin, Meeting& meeting) {
     begin_ = std::forward<Begin>(begin);
     sync_point_handler = begin_round;
     RHEA_CHECK(lock_.write_lock(f_.gs(), 1h));

@@ -160,6 +160,7 @@ struct Events final : block::JobObserver {
 /// Main's side: the machine, the disks, and what an operator does to them.
 class Operator {
  public:
+  // Unchecked: the destructor gives the BQL back.
   Operator() NO_THREAD_SAFETY_ANALYSIS {
     bql.lock();
     loop_ = MUST(MainLoop::create());
@@ -172,6 +173,7 @@ class Operator {
     }
     for (unsigned i = 0; i < kDisks; ++i) add_disk(i);
   }
+  // Unchecked: the constructor took the BQL.
   ~Operator() NO_THREAD_SAFETY_ANALYSIS {
     jobs_.cancel_all(gs(), *graph_);
     for (const auto& pci : devices_) {
@@ -198,7 +200,10 @@ class Operator {
   Guest& guest(unsigned disk) { return *guests_[disk]; }
   int errors() const { return sink_.errors; }
   std::string node(unsigned disk) const { return nodes_[disk]; }
-  Gs& gs() NO_THREAD_SAFETY_ANALYSIS { return loop_->gs(); }
+  Gs& gs() {
+    bql.assert_held();
+    return loop_->gs();
+  }
   block::Graph& graph() { return *graph_; }
 
   /// A filter goes in above the file, and out again.
@@ -274,7 +279,8 @@ class Operator {
   static OptionTree tree(std::string_view text) { return MUST(parse_options(text)); }
 
   template <class F>
-  void turn_until(F&& done) NO_THREAD_SAFETY_ANALYSIS {
+  void turn_until(F&& done) {
+    bql.assert_held();
     while (!done()) loop_->turn();
   }
   /// A raw node over a file node over a new file.

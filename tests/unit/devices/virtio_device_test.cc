@@ -80,6 +80,7 @@ class Machine {
  public:
   static constexpr unsigned kQueues = 2;
 
+  // Unchecked: the destructor gives the BQL back.
   Machine() NO_THREAD_SAFETY_ANALYSIS {
     bql.lock();
     loop_ = MUST(MainLoop::create());
@@ -97,6 +98,7 @@ class Machine {
     MUST(machine_->bus().add(pci_, 3));
     driver_.emplace(*machine_, 3U);
   }
+  // Unchecked: the constructor took the BQL.
   ~Machine() NO_THREAD_SAFETY_ANALYSIS {
     // Whatever a failed test left in hand would hold up the end.
     for (unsigned i = 0; i < kQueues; ++i) holder->release(i);

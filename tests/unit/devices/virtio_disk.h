@@ -33,6 +33,7 @@ struct DiskErrors final : IoErrorSink {
 /// A machine with one disk in slot 3 on a null-co node, its queues on iothreads.
 class VirtioDisk {
  public:
+  // Unchecked: the destructor gives the BQL back.
   explicit VirtioDisk(unsigned queues = 1,
                       std::string_view node = "driver=null-co,read-zeroes=on,size=1M",
                       VirtioBlkConfig config = {}) NO_THREAD_SAFETY_ANALYSIS {
@@ -56,6 +57,7 @@ class VirtioDisk {
     MUST(machine_->bus().add(pci, 3));
     driver_.emplace(*machine_, 3U);
   }
+  // Unchecked: the constructor took the BQL.
   ~VirtioDisk() NO_THREAD_SAFETY_ANALYSIS {
     machine_->bus().remove(*pci);
     pci->unrealize();
@@ -74,7 +76,10 @@ class VirtioDisk {
   VirtioMachine& machine() { return *machine_; }
   MainLoop& loop() { return *loop_; }
   block::Graph& graph() { return *graph_; }
-  Gs& gs() NO_THREAD_SAFETY_ANALYSIS { return loop_->gs(); }
+  Gs& gs() {
+    bql.assert_held();
+    return loop_->gs();
+  }
 
   GuestQueue start(uint64_t features = ~uint64_t{0}, uint16_t size = 16) {
     driver().negotiate(features);

@@ -71,10 +71,12 @@ class Scribe : public MemoryListener {
 
 using Log = std::vector<std::string>;
 
+// Unchecked: what the analysis refuses is what must abort.
 void register_unlocked(AddressSpace& space,
                        std::shared_ptr<MemoryListener> listener) NO_THREAD_SAFETY_ANALYSIS {
   space.register_listener(std::move(listener));
 }
+// Unchecked: as above.
 void unregister_unlocked(AddressSpace& space, MemoryListener& listener) NO_THREAD_SAFETY_ANALYSIS {
   space.unregister_listener(listener);
 }

@@ -376,7 +376,7 @@ TEST_CASE("Coroutine: a CoMutex locked twice or unlocked by a stranger aborts",
   CHECK(test::dies([] {
     ManualExecutor executor;
     CoMutex mutex;
-    // Not analysed: what the analysis refuses is what must abort when it is done all the same.
+    // Unchecked: what the analysis refuses is what must abort.
     static_cast<void>(start_here(executor, [&](Co& co) NO_THREAD_SAFETY_ANALYSIS {
       mutex.lock(co);
       mutex.lock(co);
@@ -385,6 +385,7 @@ TEST_CASE("Coroutine: a CoMutex locked twice or unlocked by a stranger aborts",
   CHECK(test::dies([] {
     ManualExecutor executor;
     CoMutex mutex;
+    // Unchecked: as above.
     static_cast<void>(
         start_here(executor, [&](Co& co) NO_THREAD_SAFETY_ANALYSIS { mutex.unlock(co); }));
   }));

@@ -26,6 +26,7 @@ class StorageFixture {
     const auto made = assemble(line);
     if (!made) throw std::runtime_error(made.error().message());
   }
+  // Unchecked: the constructor took the BQL.
   ~StorageFixture() NO_THREAD_SAFETY_ANALYSIS {
     storage_.reset();
     loop_.reset();
@@ -39,7 +40,10 @@ class StorageFixture {
   }
 
   MainLoop& loop() { return *loop_; }
-  Gs& gs() NO_THREAD_SAFETY_ANALYSIS { return loop_->gs(); }
+  Gs& gs() {
+    bql.assert_held();
+    return loop_->gs();
+  }
   vmm::Storage& storage() { return *storage_; }
   block::Graph& graph() { return storage_->graph(); }
 
@@ -64,6 +68,7 @@ class StorageFixture {
 
  private:
   struct Empty {};
+  // Unchecked: the destructor gives the BQL back.
   explicit StorageFixture(Empty) NO_THREAD_SAFETY_ANALYSIS {
     bql.lock();
     loop_ = MUST(MainLoop::create());

@@ -44,7 +44,8 @@ struct NoMessages final : devices::MsiRouter {
 /// A bus, and devices on it.
 class Fixture : public StorageFixture {
  public:
-  explicit Fixture(std::string_view line) NO_THREAD_SAFETY_ANALYSIS : StorageFixture(line) {
+  explicit Fixture(std::string_view line) : StorageFixture(line) {
+    bql.assert_held();
     space_.emplace("memory", root_);
     bus_.emplace("pci.0", io_, memory_, std::array<devices::IrqLine, devices::PciBus::kWires>{});
     devices_ = std::make_unique<UserDevices>(
@@ -53,7 +54,8 @@ class Fixture : public StorageFixture {
   ~Fixture() { devices_.reset(); }
 
   /// "no error", or what is wrong with "virtio-blk-pci,...".
-  std::string plug(std::string_view value) NO_THREAD_SAFETY_ANALYSIS {
+  std::string plug(std::string_view value) {
+    bql.assert_held();
     OptionReader reader(MUST(parse_options(value, {.implied_key = "driver"})));
     DeviceConfig config;
     config.driver = MUST(reader.take_required("driver"));
@@ -62,7 +64,10 @@ class Fixture : public StorageFixture {
     const auto added = devices_->add(config);
     return added ? "no error" : added.error().message();
   }
-  devices::PciDevice* at(unsigned slot) NO_THREAD_SAFETY_ANALYSIS { return bus_->device_at(slot); }
+  devices::PciDevice* at(unsigned slot) {
+    bql.assert_held();
+    return bus_->device_at(slot);
+  }
   void unplug_all() { devices_.reset(); }
   UserDevices& devices() { return *devices_; }
   const devices::VirtioBlk& disk(unsigned slot) { return disk_at(*bus_, slot); }
