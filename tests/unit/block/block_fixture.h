@@ -81,6 +81,12 @@ class BlockFixture {
   void wait_until(F&& done) {
     REQUIRE(loop_->waiter().until(gs(), done, std::chrono::seconds(20)));
   }
+  /// Turns the main loop, service context and all, until `done`.
+  template <class F>
+  void turn_until(F&& done) {
+    bql.assert_held();
+    while (!done()) loop_->turn();
+  }
 
  private:
   RcuThread rcu_thread_;

@@ -5,6 +5,7 @@
 
 #include "tests/support/size.h"
 #include "tests/unit/block/block_fixture.h"
+#include "tests/unit/block/job_events.h"
 #include "tests/unit/block/test_drivers.h"
 
 using namespace rhea;
@@ -28,20 +29,6 @@ MirrorConfig test_config(uint64_t granularity = 65536, std::string filter = "",
   return config;
 }
 
-struct Events final : JobObserver {
-  void job_status_changed(const Job& job) override {
-    statuses.emplace_back(to_string(job.status()));
-  }
-  void job_ready(const Job&) override { ++ready; }
-  void job_ended(const Job& job) override {
-    ++ended;
-    if (job.error()) error = job.error()->message();
-  }
-  std::vector<std::string> statuses;
-  std::optional<std::string> error;
-  int ready = 0, ended = 0;
-};
-
 /// A disk on `a`, and `b` to mirror it to.
 struct Setup {
   explicit Setup(std::string_view size = "4M")
@@ -59,17 +46,11 @@ struct Setup {
     auto job = TRY(Mirror::create(f.gs(), f.graph(), a, b, config));
     return jobs.add(std::move(job));
   }
-  /// Turns the main loop, service context and all, until `done`.
-  template <class F>
-  void turn_until(F&& done) {
-    bql.assert_held();
-    while (!done()) f.loop().turn();
-  }
   BlockFixture f;
   Node& a;
   Node& b;
   BlockBackend disk{f.graph(), "vd0", kDisk};
-  Events events;
+  JobEvents events;
   Jobs jobs;
 };
 
@@ -80,10 +61,10 @@ TEST_CASE("Mirror: an image is copied, and its user goes on with the copy", "[mi
   auto data = pattern(4 << 20, 3);
   REQUIRE(write(s.f, s.disk, s.f.main(), 0, data).has_value());
   REQUIRE(s.mirror().has_value());
-  s.turn_until([&] { return s.events.ready == 1; });
+  s.f.turn_until([&] { return s.events.ready == 1; });
   CHECK(s.jobs.find("m0")->offset() == 4 << 20);
   REQUIRE(s.jobs.find("m0")->complete().has_value());
-  s.turn_until([&] { return s.events.ended == 1; });
+  s.f.turn_until([&] { return s.events.ended == 1; });
   CHECK(s.events.error == std::nullopt);
   CHECK(s.disk.node(s.f.gs()) == &s.b);
   CHECK(TestDisk::of(s.b).bytes() == data);
@@ -116,9 +97,9 @@ TEST_CASE("Mirror: what is written while it copies reaches the copy", "[mirror]"
     stopped = true;
     s.f.loop().waiter().kick();
   }));
-  s.turn_until([&] { return s.events.ready == 1; });
+  s.f.turn_until([&] { return s.events.ready == 1; });
   REQUIRE(s.jobs.find("m0")->complete().has_value());
-  s.turn_until([&] { return s.events.ended == 1; });
+  s.f.turn_until([&] { return s.events.ended == 1; });
   CHECK(s.disk.node(s.f.gs()) == &s.b);
   stop = true;
   s.f.wait_until([&] { return stopped.load(); });
@@ -132,15 +113,15 @@ TEST_CASE("Mirror: a cancelled job leaves the source in place", "[mirror]") {
     TestDisk::of(s.a).hold();
     s.jobs.find("m0")->cancel(Job::Cancel::kSoft);
     TestDisk::of(s.a).release();
-    s.turn_until([&] { return s.events.ended == 1; });
+    s.f.turn_until([&] { return s.events.ended == 1; });
     CHECK(std::ranges::count(s.events.statuses, "aborting") == 1);
   }
   SECTION("once it is ready: it ends well, with a copy of this moment") {
-    s.turn_until([&] { return s.events.ready == 1; });
+    s.f.turn_until([&] { return s.events.ready == 1; });
     auto data = pattern(512, 9);
     REQUIRE(write(s.f, s.disk, s.f.main(), 1024, data).has_value());
     s.jobs.find("m0")->cancel(Job::Cancel::kSoft);
-    s.turn_until([&] { return s.events.ended == 1; });
+    s.f.turn_until([&] { return s.events.ended == 1; });
     CHECK(std::ranges::count(s.events.statuses, "aborting") == 0);
     CHECK(TestDisk::of(s.b).bytes() == TestDisk::of(s.a).bytes());
   }
@@ -172,7 +153,7 @@ TEST_CASE("Mirror: a drain waits for the job to pause, and the job goes on after
                                   return ok();
                                 })
               .has_value());
-  s.turn_until([&] { return s.events.ready == 1; });
+  s.f.turn_until([&] { return s.events.ready == 1; });
 }
 
 TEST_CASE("Mirror: a user's pause holds it, and a resume lets it go on", "[mirror]") {
@@ -184,7 +165,7 @@ TEST_CASE("Mirror: a user's pause holds it, and a resume lets it go on", "[mirro
   s.f.wait_until([&] { return !job.busy(); });
   CHECK(s.events.ready == 0);
   REQUIRE(job.user_resume().has_value());
-  s.turn_until([&] { return s.events.ready == 1; });
+  s.f.turn_until([&] { return s.events.ready == 1; });
 }
 
 TEST_CASE("Mirror: mistakes are named and change nothing", "[mirror]") {
@@ -211,6 +192,6 @@ TEST_CASE("Mirror: it copies no faster than its speed", "[mirror]") {
   const auto start = std::chrono::steady_clock::now();
   // Steps of 1 MiB and 0.8 MiB for each tenth of a second: three of the four steps wait.
   REQUIRE(s.mirror(test_config(65536, "", 8 << 20)).has_value());
-  s.turn_until([&] { return s.events.ready == 1; });
+  s.f.turn_until([&] { return s.events.ready == 1; });
   CHECK(std::chrono::steady_clock::now() - start >= std::chrono::milliseconds(250));
 }

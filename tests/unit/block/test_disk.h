@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -40,6 +41,8 @@ class TestDisk final : public BlockDriver {
   int flushes() const { return flushes_; }
   int forced() const { return forced_; }
   int breaches() const { return breaches_; }
+  /// Reads fail from now on, those that are held too. Any thread.
+  void break_down() { broken_ = true; }
   /// While one request touches the medium others go on, so that they interleave.
   void yield_in_requests() { yields_ = true; }
   std::vector<std::byte> bytes() const {
@@ -95,7 +98,7 @@ class TestDisk final : public BlockDriver {
   bool fua_ = false, zeroes_ = false, discards_ = false, opened_ = false, yields_ = false;
   Graph* graph_ = nullptr;
   std::atomic<uint64_t> size_{0};
-  std::atomic<bool> holding_{false};
+  std::atomic<bool> holding_{false}, broken_{false};
   std::atomic<int> held_{0}, requests_{0}, flushes_{0}, forced_{0}, breaches_{0};
   mutable Mutex mutex_{LockRank::kLeaf};
   std::vector<std::byte> bytes_ GUARDED_BY(mutex_);
@@ -173,6 +176,7 @@ inline void TestDisk::check_memory(uint64_t offset, IoVector memory) {
 inline Result<void> TestDisk::co_read(Co& co, uint64_t offset, IoVector memory) {
   check_memory(offset, memory);
   begin(co);
+  if (broken_) return fail_errno(EIO, "the disk is broken");
   MutexLock lock(mutex_);
   memory.copy_from(0, std::span(bytes_).subspan(offset, memory.size));
   return ok();
