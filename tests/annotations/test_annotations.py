@@ -20,7 +20,8 @@ ROOT = HERE.parents[1]
 CLANG = shutil.which("clang++-19")
 FLAGS = ["-std=c++23", "-fsyntax-only", "-Wthread-safety", "-Werror", f"-I{ROOT}"]
 
-pytestmark = pytest.mark.skipif(CLANG is None, reason="clang++-19 has the lock analysis")
+pytestmark = pytest.mark.skipif(
+    CLANG is None, reason="clang++-19, which has the lock analysis, is not installed")
 
 
 def compiles(source: pathlib.Path, *more: str) -> tuple[bool, str]:

@@ -15,9 +15,11 @@ from support import qmp, vm  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
         for item in items:
-            item.add_marker(pytest.mark.skip(reason="/dev/kvm can not be opened on this host"))
+            item.add_marker(pytest.mark.skip(reason=f"/dev/kvm can not be opened: {error.strerror}"))
 
 
 class Guest:

@@ -146,12 +146,12 @@ def test_a_pidfile_in_use_is_refused(guest, tmp_path):
 
 def test_no_permission_for_dev_kvm(guest, tmp_path):
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("only root with setpriv can give the permission up")
+        pytest.skip("needs root, and setpriv, to start it as another user")
     if os.stat("/dev/kvm").st_mode & 0o006 == 0o006:
         pytest.skip("/dev/kvm is open to everybody on this host")
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     probe = guest.command(*nobody, vm.RHEA, "-version")
     if probe.wait() != 0:
-        pytest.skip("nobody may not run this build")
+        pytest.skip("the user `nobody` can not execute this build where it lies")
     reason = refused(guest, *BOOT, "-kernel", ELF, prefix=nobody)
     assert reason.endswith("could not access KVM kernel module /dev/kvm: Permission denied")

@@ -168,7 +168,7 @@ TEST_CASE("File: flushes that come together share the one that follows", "[file]
   BlockFixture f;
   IoRing* ring = f.main().io_ring();
   if (ring == nullptr) {
-    WARN("skipped: no io_uring here, whose requests could be counted");
+    WARN("SKIP: no io_uring here, whose requests could be counted");
     return;
   }
   const std::string path = make_image(dir.file("image"), 65536);
@@ -227,7 +227,7 @@ TEST_CASE("File: threads that used an image end before it, and others take their
 TEST_CASE("File: discards and zeroes that the host can not do are advice, or written", "[file]") {
   const MemoryFileSystem ramfs("ramfs", "");  // has no fallocate
   if (!ramfs) {
-    WARN("skipped: may not mount a ramfs");
+    WARN("SKIP: a ramfs can not be mounted here");
     return;
   }
   for (const std::string transport : {"threads", "io_uring"}) {
@@ -278,7 +278,7 @@ TEST_CASE("File: a block device is found out, and can not be resized", "[file]")
   put(image, 0, pattern(1 << 20, 1));
   const LoopDevice device(image, LoopDevice::Access::kReadWrite);
   if (!device) {
-    WARN("skipped: may not make a loop device");
+    WARN("SKIP: a loop device can not be made here");
     return;
   }
   for (const std::string more : {"", ",cache.direct=on", ",aio=threads"}) {
@@ -311,7 +311,7 @@ TEST_CASE("File: a read-only block device is refused, or opened so under auto-re
   BlockFixture f;
   const LoopDevice device(make_image(dir.file("image"), 1 << 20), LoopDevice::Access::kReadOnly);
   if (!device) {
-    WARN("skipped: may not make a loop device");
+    WARN("SKIP: a loop device can not be made here");
     return;
   }
   const std::string text = "driver=file,node-name=f0,filename=" + device.path();

@@ -22,7 +22,7 @@ std::string file_node(const std::string& path, const std::string& more = {}) {
 /// This host refuses io_uring.
 bool no_ring(BlockFixture& f, const std::string& more) {
   if (more.find("io_uring") == more.npos || f.main().io_ring() != nullptr) return false;
-  WARN("skipped: no io_uring here: " << f.main().io_ring_refusal());
+  WARN("SKIP: threads alone: no io_uring here: " << f.main().io_ring_refusal());
   return true;
 }
 
@@ -215,7 +215,7 @@ TEST_CASE("File: zeroes on a file system without zero ranges are written and sta
           "[file]") {
   SmallTmpfs tmpfs(4 << 20);
   if (!tmpfs) {
-    WARN("skipped: may not mount a tmpfs");
+    WARN("SKIP: a tmpfs can not be mounted here");
     return;
   }
   on_each_transport([&](BlockFixture& f, const std::string& transport) {
@@ -235,7 +235,7 @@ TEST_CASE("File: a full file system is told as such, and the request succeeds on
           "[file]") {
   SmallTmpfs tmpfs(1 << 20);
   if (!tmpfs) {
-    WARN("skipped: may not mount a tmpfs");
+    WARN("SKIP: a tmpfs can not be mounted here");
     return;
   }
   on_each_transport([&](BlockFixture& f, const std::string& transport) {
@@ -319,7 +319,7 @@ TEST_CASE("File: what is read-only on the host is refused, or opened so under au
           "[file]") {
   SmallTmpfs tmpfs(1 << 20);
   if (!tmpfs) {
-    WARN("skipped: may not mount a tmpfs");
+    WARN("SKIP: a tmpfs can not be mounted here");
     return;
   }
   const std::string path = make_image(tmpfs.file("image"), 4096);

@@ -195,8 +195,9 @@ TEST_CASE("T002d: without either fence they meet", "[graph][litmus]") {
   const Watchdog watchdog("graph litmus without fences", 2700s);
   const auto cpus = two_cpus();
   if (cpus.empty() || kTsan || kAsan) {
-    WARN("SKIP: " << (cpus.empty() ? "the litmus test needs two CPUs"
-                                   : "what a sanitizer does between two accesses is a fence"));
+    WARN("SKIP: " << (cpus.empty()
+                          ? "the litmus test needs two CPUs"
+                          : "a sanitizer's work between two accesses hides what a fence is for"));
     return;
   }
   CHECK(meets<LockCrossing<LockWithoutReaderFence>>(cpus));

@@ -92,7 +92,7 @@ Answer run(std::vector<std::string> command) {
 
 bool no_qemu() {
   if (run({"qemu-io", "--version"}).status == 0) return false;
-  WARN("skipped: qemu-utils is not installed");
+  WARN("SKIP: there is no qemu-io here (package qemu-utils)");
   return true;
 }
 
