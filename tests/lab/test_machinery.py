@@ -27,7 +27,7 @@ SHELL = {"vmm": Vmm("sh", Path("/bin/sh"))}
 def scenario(tmp_path: Path, body: str) -> Path:
     path = tmp_path / "scenario.py"
     path.write_text(
-        "import os, time\n\ndef run(ctx):\n" + "".join(f"    {l}\n" for l in body.splitlines())
+        "import os, signal\n\ndef run(ctx):\n" + "".join(f"    {l}\n" for l in body.splitlines())
     )
     return path
 
@@ -83,7 +83,7 @@ def test_a_time_out_kills_the_scenario_and_the_vms_it_started(tmp_path: Path) ->
         "with ctx.vm('v', ['-c', 'echo up; exec sleep 999']) as vm:\n"
         "    vm.console.expect('up')\n"
         "    ctx.event('pids', pids=[os.getpid(), vm.process.pid])\n"
-        "    time.sleep(999)",
+        "    while True: signal.pause()",
     )
     result = runner.run(path, vmms=SHELL, timeout=3, choice=DIRECT)
     assert result.exit_status is None
@@ -108,7 +108,7 @@ def test_a_crash_of_the_nested_machine_is_recorded_with_its_last_words(tmp_path:
 
 
 def test_a_killed_runner_leaves_no_machine_behind(tmp_path: Path) -> None:
-    path = scenario(tmp_path, "ctx.event('pid', pid=os.getpid())\ntime.sleep(999)")
+    path = scenario(tmp_path, "ctx.event('pid', pid=os.getpid())\nwhile True: signal.pause()")
     program = (
         "import sys; from pathlib import Path; from lab import host, runner\n"
         "runner.run(Path(sys.argv[1]), vmms={}, timeout=99, choice=host.Choice('direct', ''),"
