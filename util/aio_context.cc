@@ -136,6 +136,15 @@ Result<void> AioContext::Impl::open() {
 }
 
 AioContext::Impl::~Impl() {
+  destroy_bottom_halves();  // what they carry may use the ring
+  close_ring();
+  destroy_bottom_halves();  // the ring's own
+  RHEA_CHECK(watches == 0, "context {} goes with {} watches on it", name, watches);
+  RHEA_CHECK(resumables.empty() && taken_resumables.empty(),
+             "context {} goes with a coroutine to resume", name);
+}
+
+void AioContext::Impl::destroy_bottom_halves() noexcept {
   // What a post carries may post again when it is destroyed.
   while (!bottom_halves.empty() || !taken_bottom_halves.empty()) {
     taken_bottom_halves.append(bottom_halves.take_all());
@@ -144,9 +153,6 @@ AioContext::Impl::~Impl() {
       if (node->orphaned) delete node;
     }
   }
-  RHEA_CHECK(watches == 0, "context {} goes with {} watches on it", name, watches);
-  RHEA_CHECK(resumables.empty() && taken_resumables.empty(),
-             "context {} goes with a coroutine to resume", name);
 }
 
 void AioContext::Impl::open_ring(AioContext& context) {
@@ -164,6 +170,12 @@ void AioContext::Impl::open_ring(AioContext& context) {
 }
 
 void AioContext::Impl::close_ring() noexcept {
+  if (ring != nullptr) {
+    const IoRing::Counters c = ring->counters();
+    RHEA_LOG(kUtil, kDebug,
+             "io_uring of context {}: {} requests, {} of registered memory, {} calls", name,
+             c.requests, c.registered, c.enters);
+  }
   core = nullptr;
   ring.reset();
   ring_refusal.clear();

@@ -7,10 +7,13 @@
 #include <utility>
 
 #include "util/check.h"
+#include "util/internal/memory_ranges.h"
 #include "util/internal/ring_core.h"
 
 namespace rhea {
 
+using internal::RingCore;
+using internal::RingMemory;
 using internal::RingOperation;
 
 namespace {
@@ -25,23 +28,44 @@ RingOperation on_file(uint8_t opcode, RingFile file) {
   return {.opcode = opcode, .entry_flags = entry_flags(file), .fd = file.number};
 }
 
-/// A transfer; one part needs no vector, which the kernel would have to copy and check.
-RingOperation transfer(uint8_t plain, uint8_t vectored, RingFile file, std::span<const iovec> iov) {
-  const bool is_plain = iov.size() == 1 && iov[0].iov_len <= INT_MAX;
-  RingOperation operation = on_file(is_plain ? plain : vectored, file);
-  operation.address = address_of(is_plain ? iov[0].iov_base : iov.data());
-  operation.length = static_cast<uint32_t>(is_plain ? iov[0].iov_len : iov.size());
+/// One direction's operations: on any memory, on parts of it, on registered memory.
+struct Opcodes {
+  uint8_t plain, vectored, registered;
+};
+constexpr Opcodes kRead{IORING_OP_READ, IORING_OP_READV, IORING_OP_READ_FIXED};
+constexpr Opcodes kWrite{IORING_OP_WRITE, IORING_OP_WRITEV, IORING_OP_WRITE_FIXED};
+
+RingOperation transfer(RingCore& core, const Opcodes& opcodes, RingFile file,
+                       std::span<const iovec> iov) {
+  // One part needs no vector, which the kernel would have to copy and check.
+  if (iov.size() != 1 || iov[0].iov_len > INT_MAX) {
+    RingOperation operation = on_file(opcodes.vectored, file);
+    operation.address = address_of(iov.data());
+    operation.length = static_cast<uint32_t>(iov.size());
+    return operation;
+  }
+  const RingMemory::Place place = core.memory().enter(iov[0].iov_base, iov[0].iov_len);
+  RingOperation operation =
+      on_file(place.range != nullptr ? opcodes.registered : opcodes.plain, file);
+  operation.address = address_of(iov[0].iov_base);
+  operation.length = static_cast<uint32_t>(iov[0].iov_len);
+  operation.memory = place;
   return operation;
 }
 
 }  // namespace
 
-IoRing::IoRing(std::unique_ptr<internal::RingCore> core, Executor& executor)
-    : core_(std::move(core)), executor_(executor) {}
+IoRing::IoRing(std::unique_ptr<RingCore> core, AioContext& context)
+    : core_(std::move(core)),
+      context_(context),
+      memory_changed_(context, [this] { core_->memory().update(); }),
+      follower_(std::make_unique<internal::MemoryFollower>(memory_changed_)) {
+  core_->memory().update();
+}
 IoRing::~IoRing() = default;
 
 int32_t IoRing::run(Co& co, const RingOperation& operation) {
-  RHEA_CHECK(&co.executor() == &executor_, "a coroutine uses the io_uring of another context");
+  RHEA_CHECK(&co.executor() == &context_, "a coroutine uses the io_uring of another context");
   internal::RingRequest request(operation, co.coroutine());
   core_->queue(request);
   co.yield();
@@ -50,7 +74,7 @@ int32_t IoRing::run(Co& co, const RingOperation& operation) {
 
 int32_t IoRing::co_readv(Co& co, RingFile file, std::span<const iovec> iov, uint64_t offset) {
   if (iov.size() > IOV_MAX) return -EINVAL;
-  RingOperation operation = transfer(IORING_OP_READ, IORING_OP_READV, file, iov);
+  RingOperation operation = transfer(*core_, kRead, file, iov);
   operation.offset = offset;
   return run(co, operation);
 }
@@ -58,7 +82,7 @@ int32_t IoRing::co_readv(Co& co, RingFile file, std::span<const iovec> iov, uint
 int32_t IoRing::co_writev(Co& co, RingFile file, std::span<const iovec> iov, uint64_t offset,
                           int rw_flags) {
   if (iov.size() > IOV_MAX) return -EINVAL;
-  RingOperation operation = transfer(IORING_OP_WRITE, IORING_OP_WRITEV, file, iov);
+  RingOperation operation = transfer(*core_, kWrite, file, iov);
   operation.offset = offset;
   operation.operation_flags = static_cast<uint32_t>(rw_flags);
   return run(co, operation);
@@ -97,7 +121,8 @@ size_t IoRing::in_flight() const noexcept { return core_->in_flight(); }
 
 IoRing::Counters IoRing::counters() const noexcept {
   const internal::RingCore::Counters& c = core_->counters();
-  return {.enters = c.enters, .requests = c.requests, .queued = c.queued};
+  return {
+      .enters = c.enters, .requests = c.requests, .queued = c.queued, .registered = c.registered};
 }
 
 }  // namespace rhea

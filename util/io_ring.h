@@ -8,12 +8,14 @@
 #include <memory>
 #include <span>
 
+#include "util/aio_context.h"
 #include "util/coroutine.h"
 #include "util/error.h"
 
 namespace rhea {
 
 namespace internal {
+class MemoryFollower;
 class RingCore;
 struct RingOperation;
 }  // namespace internal
@@ -39,6 +41,7 @@ enum class FsyncKind : uint8_t {
 /// count, or 0, or -errno. Short results, EINTR and EAGAIN are the caller's to handle. What one
 /// turn of the loop queues is submitted by one system call, the one that goes to sleep. There may
 /// be more requests than the ring has room for: they wait, in order, until earlier ones complete.
+/// Transfers of one part that lies in a RegisteredMemory do without the look-up of its pages.
 /// Thread: the context's home thread; `co_` calls in a coroutine of this context.
 /// Owns: the ring and its table of files. A request lives on its coroutine's stack, nothing is
 /// allocated.
@@ -48,9 +51,10 @@ enum class FsyncKind : uint8_t {
 class IoRing {
  public:
   struct Counters {
-    uint64_t enters = 0;    ///< io_uring_enter(2) calls
-    uint64_t requests = 0;  ///< given to the kernel
-    uint64_t queued = 0;    ///< those that had to wait for room first
+    uint64_t enters = 0;      ///< io_uring_enter(2) calls
+    uint64_t requests = 0;    ///< given to the kernel
+    uint64_t queued = 0;      ///< those that had to wait for room first
+    uint64_t registered = 0;  ///< those that are transfers of registered memory
   };
 
   ~IoRing();
@@ -87,10 +91,12 @@ class IoRing {
 
  private:
   friend class AioContext;
-  explicit IoRing(std::unique_ptr<internal::RingCore> core, Executor& executor);
+  IoRing(std::unique_ptr<internal::RingCore> core, AioContext& context);
   int32_t run(Co& co, const internal::RingOperation& operation);
   std::unique_ptr<internal::RingCore> core_;
-  Executor& executor_;
+  AioContext& context_;
+  Bh memory_changed_;
+  std::unique_ptr<internal::MemoryFollower> follower_;
 };
 
 }  // namespace rhea

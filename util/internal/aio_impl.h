@@ -102,6 +102,7 @@ struct AioContext::Impl {
 
   void open_ring(AioContext& context);
   void close_ring() noexcept;
+  void destroy_bottom_halves() noexcept;
   void control(int operation, FdWatch::State& state) const;
   void forget(std::unique_ptr<FdWatch::State> state);
 

@@ -168,9 +168,11 @@ void RingCore::give(RingRequest& request, io_uring_sqe& entry) {
   entry.addr = operation.address;
   entry.rw_flags = static_cast<int>(operation.operation_flags);  // a union of all flags
   entry.flags = operation.entry_flags;
+  entry.buf_index = operation.memory.slot;
   entry.user_data = reinterpret_cast<uint64_t>(&request);
   given_.push(request);
   ++counters_.requests;
+  if (operation.memory.range != nullptr) ++counters_.registered;
 }
 
 void RingCore::queue(RingRequest& request) {
@@ -310,6 +312,7 @@ void RingCore::reap() {
 
 void RingCore::finish(RingRequest& request, int32_t result) {
   request.result = result;
+  if (RingMemory::Range* range = request.operation.memory.range) memory_.leave(*range);
   // relaxed: the list is this thread's own
   request.waiter.next_resumable.store(nullptr, std::memory_order_relaxed);
   completed_.append(&request.waiter);

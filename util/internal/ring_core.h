@@ -10,6 +10,7 @@
 #include "util/clock.h"
 #include "util/error.h"
 #include "util/executor.h"
+#include "util/internal/ring_memory.h"
 #include "util/internal/work_list.h"
 
 namespace rhea::internal {
@@ -23,6 +24,7 @@ struct RingOperation {
   uint32_t length = 0;
   uint32_t operation_flags = 0;
   uint64_t offset = 0;
+  RingMemory::Place memory{};  ///< which the address lies in
 };
 
 /// A request from its making to its completion; lives on the stack of the coroutine that waits.
@@ -70,9 +72,10 @@ class RingCore {
   using Completed = TakenList<Resumable, &Resumable::next_resumable>;
 
   struct Counters {
-    uint64_t enters = 0;    ///< io_uring_enter(2) calls
-    uint64_t requests = 0;  ///< given to the kernel, polls and cancellations not counted
-    uint64_t queued = 0;    ///< of those, the ones that had to wait for room
+    uint64_t enters = 0;      ///< io_uring_enter(2) calls
+    uint64_t requests = 0;    ///< given to the kernel, polls and cancellations not counted
+    uint64_t queued = 0;      ///< of those, the ones that had to wait for room
+    uint64_t registered = 0;  ///< of those, transfers of registered memory
   };
 
   /// How its thread waits for completions: in the ring, or by poll(2) on the ring's descriptor,
@@ -110,6 +113,9 @@ class RingCore {
   Result<int> add_file(int fd);
   void remove_file(int slot);
   static constexpr int kNoSlot = -1;
+
+  /// For transfers; queue() takes what it gives, and its completion gives it back.
+  RingMemory& memory() noexcept { return memory_; }
 
   const Counters& counters() const noexcept { return counters_; }
 
@@ -149,6 +155,7 @@ class RingCore {
   bool has_file_table_ = false;
   bool tried_file_table_ = false;
   std::bitset<kFileSlots> slots_;
+  RingMemory memory_{ring_};
   Counters counters_;
 };
 
