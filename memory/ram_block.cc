@@ -231,6 +231,7 @@ RamBlock::RamBlock(const RamBlockConfig& config, Backing backing, const Mapping&
       shared_(config.share),
       fd_(std::move(backing.fd)),
       page_bytes_(backing.page_bytes),
+      preallocated_(config.prealloc),
       mapping_(mapping),
       host_(mapping.host),
       dirty_(config.size_bytes) {

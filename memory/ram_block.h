@@ -36,7 +36,7 @@ struct RamBlockConfig {
 /// Thread: immutable apart from the guest's bytes, which anybody may change at any time, and the
 /// dirty bitmap, which is atomic. Shared: the region tree and every FlatView that shows it hold it.
 /// Errors: create() names the block, the size and the reason.
-class RamBlock {
+class RamBlock : public std::enable_shared_from_this<RamBlock> {
  public:
   static Result<std::shared_ptr<RamBlock>> create(const RamBlockConfig& config);
   ~RamBlock();
@@ -56,6 +56,8 @@ class RamBlock {
   bool shared() const noexcept { return shared_; }
   /// The unit in which the host backs it: 4 KiB, or the huge page.
   uint64_t page_bytes() const noexcept { return page_bytes_; }
+  /// Whether all of it was there from the start. It stays so: nothing gives pages back to the host.
+  bool preallocated() const noexcept { return preallocated_; }
 
   DirtyBitmap& dirty() noexcept { return dirty_; }
 
@@ -83,6 +85,7 @@ class RamBlock {
   const bool shared_;
   const Fd fd_;
   const uint64_t page_bytes_;
+  const bool preallocated_;
   const Mapping mapping_;
   std::byte* const host_;
   DirtyBitmap dirty_;

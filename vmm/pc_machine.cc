@@ -97,6 +97,7 @@ PcMachine::~PcMachine() {
     }
   }
   for (auto& device : devices_ | std::views::reverse) device->unrealize();
+  if (memory_ != nullptr) memory_->unregister_listener(*registered_ram_);
 }
 
 void PcMachine::map(MemoryRegion& container, MemoryRegion& region, uint64_t offset) {
@@ -113,6 +114,7 @@ Result<std::unique_ptr<PcMachine>> PcMachine::create(const VmConfig& config, con
   TRY(machine->map_ram());
   machine->memory_ = std::make_unique<memory::AddressSpace>("memory", machine->memory_root_);
   machine->io_ = std::make_unique<memory::AddressSpace>("I/O", machine->io_root_);
+  machine->memory_->register_listener(machine->registered_ram_);
   return machine;
 }
 

@@ -31,6 +31,7 @@
 #include "vmm/boot/load_kernel.h"
 #include "vmm/config.h"
 #include "vmm/machine_requests.h"
+#include "vmm/registered_ram.h"
 
 namespace rhea::vmm {
 
@@ -102,6 +103,7 @@ class PcMachine {
   std::unique_ptr<memory::MemoryRegion> ram_;
   std::vector<std::unique_ptr<memory::MemoryRegion>> ram_windows_;
   std::unique_ptr<memory::AddressSpace> memory_;
+  const std::shared_ptr<RegisteredRam> registered_ram_ = std::make_shared<RegisteredRam>();
   std::unique_ptr<memory::AddressSpace> io_;
   std::vector<Mapping> mapped_;  // in the order of mapping
   std::shared_ptr<devices::AcpiPm> pm_;

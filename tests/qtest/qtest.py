@@ -12,7 +12,7 @@ import os
 import pathlib
 import select
 import socket
-from typing import Any
+from typing import Any, Sequence
 
 from support import vm
 
@@ -180,13 +180,16 @@ class Qmp:
 class Machine(Qtest):
     """A running `rhea -accel qtest` with its qtest and QMP connections, stopped on leaving."""
 
-    def __init__(self, directory: pathlib.Path, *arguments: str) -> None:
+    def __init__(self, directory: pathlib.Path, *arguments: str,
+                 prefix: Sequence[str] = ()) -> None:
+        """`prefix` is a command that runs the rest of its line."""
         listeners = {name: Listener(directory / f"{name}.sock") for name in ("qtest", "qmp")}
         self.serial_path = directory / "serial.sock"
-        self.process = vm.rhea(
+        self.process = vm.Process([
+            *prefix, vm.RHEA,
             "-machine", "pc", "-accel", "qtest", "-m", "64M", "-nodefaults", "-display", "none",
             "-qtest", f"unix:{listeners['qtest'].path}", "-qmp", f"unix:{listeners['qmp'].path}",
-            "-serial", f"unix:{self.serial_path},server=on,wait=off", *arguments)
+            "-serial", f"unix:{self.serial_path},server=on,wait=off", *arguments])
         try:
             super().__init__(listeners["qtest"].accept(self.process))
             self.qmp = Qmp(listeners["qmp"].accept(self.process))
