@@ -4,6 +4,9 @@
 
 #if !defined(RHEA_TEST_ASAN) && !defined(RHEA_TEST_TSAN)
 
+#include <fcntl.h>
+
+#include <array>
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <cstdlib>
@@ -16,6 +19,7 @@
 #include "util/fd.h"
 #include "util/io_ring.h"
 #include "util/main_loop.h"
+#include "util/registered_memory.h"
 #include "util/timer.h"
 
 using namespace rhea;
@@ -95,6 +99,32 @@ TEST_CASE("IoRing: once running, requests allocate nothing", "[io_ring]") {
   const uint64_t after = allocations;
   CHECK(after - before == 0);
   CHECK(done == 101 * kAtOnce);
+}
+
+TEST_CASE("IoRing: once pinned, transfers of registered memory allocate nothing", "[io_ring]") {
+  auto context = MUST(AioContext::create("test"));
+  IoRing& ring = *context->io_ring();
+  const auto memory = std::make_shared<std::array<std::byte, 16384>>();
+  const RegisteredMemory registered(*memory, memory);
+  context->poll(PollMode::kNonBlocking);
+  const Fd zero(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
+  uint64_t bytes = 0;
+  const auto turn = [&] {
+    MUST(start_here(*context, [&](Co& co) {
+      const iovec part{memory->data() + 4096, 4096};
+      bytes += static_cast<uint64_t>(ring.co_readv(co, {.number = zero.get()}, {&part, 1}, 0));
+    }));
+    while (ring.in_flight() > 0) context->poll(PollMode::kBlocking);
+  };
+  turn();
+  const uint64_t before = allocations;
+  for (int i = 0; i < 100; ++i) turn();
+  const uint64_t after = allocations;
+  CHECK(after - before == 0);
+  while (context->poll(PollMode::kNonBlocking)) {
+  }
+  CHECK(bytes == 101 * 4096);
+  CHECK(ring.counters().registered == 101);
 }
 
 TEST_CASE("MainLoop: once running, a turn allocates nothing", "[main_loop]") {
