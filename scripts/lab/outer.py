@@ -13,8 +13,9 @@ from lab.kernel import Kernel
 from lab.paths import cached
 from lab.vmm import QEMU, Vmm
 
-_MODULES = ("kvm-amd", "virtio_pci", "virtio_console")
+_MODULES = ("kvm-amd", "virtio_pci", "virtio_console", "virtio_blk", "ext4")
 EVENTS_PORT, TTY_PORT = "/dev/vport0p1", "/dev/vport0p2"
+_DISK = "/dev/vda"
 
 _INIT = f"""#!/bin/sh
 export PATH=/bin:/usr/bin
@@ -31,7 +32,11 @@ poweroff -f
 
 
 def context(
-    where: str, vmms: Mapping[str, Vmm], files: Mapping[str, Path], params: Mapping[str, Any]
+    where: str,
+    vmms: Mapping[str, Vmm],
+    files: Mapping[str, Path],
+    params: Mapping[str, Any],
+    disk: Path | None = None,
 ) -> bytes:
     """The scenario's settings, with paths as they are seen where it runs."""
     nested = where == "lab"
@@ -45,6 +50,7 @@ def context(
                 name: f"/lab/files/{name}" if nested else str(path) for name, path in files.items()
             },
             "params": dict(params),
+            "disk": _DISK if nested and disk else disk and str(disk),
         },
         sort_keys=True,
     ).encode()
@@ -85,6 +91,16 @@ def initramfs(
     archive.file("lab/context.json", settings)
     data = archive.to_bytes()
     return cached("outer", hashlib.sha256(data).digest(), lambda: data, keep=6)
+
+
+def disk_options(disk: Path) -> list[str]:
+    """What L1 has written survives its end by SIGKILL; what lies in L1's page cache does not."""
+    return [
+        "-drive",
+        f"file={disk},if=none,id=disk,format=raw,cache=writeback,discard=unmap",
+        "-device",
+        "virtio-blk-pci,drive=disk",
+    ]
 
 
 def command(

@@ -25,6 +25,8 @@ from lab.vmm import Vmm
 _LONGEST_WAIT = 3600.0  # poll cannot wait for ever by a float
 
 EventHandler = Callable[[Event], None]
+PowerSwitch = Callable[[Event], bool]
+POWER_CUT = "the power was cut"
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,12 @@ def run(
     choice: host.Choice | None = None,
     on_event: EventHandler | None = None,
     terminal: Terminal | None = None,
+    disk: Path | None = None,
+    cut_power: PowerSwitch | None = None,
 ) -> LabResult:
-    """Runs one scenario to its end.
+    """Runs one scenario to its end, or until `cut_power` says of an event that it is the last.
 
+    `disk` is an image of the caller's own: L1's virtio disk, the file itself in a direct run.
     Never raises for what happens inside: a dead L1, a time-out or a failed scenario are recorded in
     the result. No process outlives the call, however it ends. LabError: it could not be started.
     """
@@ -65,24 +70,27 @@ def run(
     files, params = files or {}, params or {}
     result = LabResult(choice.where, choice.why)
     start = time.monotonic()
-    settings = outer.context(choice.where, vmms, files, params)
+    settings = outer.context(choice.where, vmms, files, params, disk)
     with contextlib.ExitStack() as stack:
         if choice.where == "lab":
             linux = kernel.fetch()
             initrd = outer.initramfs(linux, scenario, vmms, files, settings)
-            child = stack.enter_context(_nested(linux, initrd, memory_mib))
+            child = stack.enter_context(_nested(linux, initrd, memory_mib, disk))
         else:
             child = stack.enter_context(_direct(scenario, settings))
-        _Collector(child, result, on_event, terminal).collect(start + timeout)
+        _Collector(child, result, on_event, terminal, cut_power).collect(start + timeout)
     result.seconds = time.monotonic() - start
     return result
 
 
 @contextlib.contextmanager
-def _nested(linux: kernel.Kernel, initrd: Path, memory_mib: int) -> Iterator[_Child]:
+def _nested(
+    linux: kernel.Kernel, initrd: Path, memory_mib: int, disk: Path | None
+) -> Iterator[_Child]:
     events, events_far = socket.socketpair()
     tty, tty_far = socket.socketpair()
     argv = outer.command(linux, initrd, memory_mib, events_far.fileno(), tty_far.fileno())
+    argv += outer.disk_options(disk) if disk else []
     with events, tty, events_far, tty_far, _group(argv, [events_far, tty_far]) as process:
         events_far.close()
         tty_far.close()
@@ -146,9 +154,10 @@ class _Collector:
         result: LabResult,
         on_event: EventHandler | None,
         terminal: Terminal | None,
+        cut_power: PowerSwitch | None,
     ) -> None:
         self._child, self._result, self._on_event = child, result, on_event
-        self._terminal = terminal
+        self._terminal, self._cut_power = terminal, cut_power
         self._partial = b""
         self._selector = selectors.PollSelector()  # a terminal may be a file, which epoll refuses
         self._open = 0
@@ -208,6 +217,9 @@ class _Collector:
             self._result.problem = event["error"]
         if self._on_event is not None:
             self._on_event(event)
+        if self._result.problem is None and self._cut_power is not None and self._cut_power(event):
+            self._result.problem = POWER_CUT
+            os.killpg(self._child.process.pid, signal.SIGKILL)
 
     def _read_keys(self, fd: int) -> None:
         data = os.read(fd, 4096)

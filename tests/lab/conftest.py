@@ -16,9 +16,12 @@ sys.path.insert(0, str(HERE.parents[1] / "scripts"))
 from lab import guest, host, kernel, runner, vmm  # noqa: E402
 from lab.result import LabResult  # noqa: E402
 
+import power_cut  # noqa: E402
+
 FULL = os.environ.get("RHEA_TEST_SIZE") == "full"
 BIG_RAM_MIB = 3800  # over 3.5 GiB: every VMM splits it around the PCI hole
 FILL_COPIES = 32  # of the guest's busybox, 2 MB each
+FLUSHES = 100 if FULL else 12  # that a guest sees on each disk before the plug is pulled
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ PLANS = {
         memory_mib=6144,
     ),
     "disk": Plan("disk", 240),
+    "power_cut": Plan("power_cut", 300),
     "boot_6_12": Plan("boot", 240, {"boots": ["one_cpu", "pvh"]}, series="6.12"),
 }
 Getter = Callable[[str], LabResult]
@@ -59,10 +63,13 @@ def _run(plan: Plan, choice: host.Choice) -> LabResult:
         "initrd_disk": guest.initramfs(linux, modules=guest.DISK_MODULES),
         "initrd_button": guest.initramfs(linux, modules=guest.POWER_BUTTON_MODULES),
     }
-    if plan.scenario == "disk":
+    if plan.scenario in ("disk", "power_cut"):
         files["root"] = guest.root_image(64)
+    scenario = HERE / "scenarios" / f"{plan.scenario}.py"
+    if plan.scenario == "power_cut":
+        return power_cut.run(scenario, files, FLUSHES, plan.timeout)
     return runner.run(
-        HERE / "scenarios" / f"{plan.scenario}.py",
+        scenario,
         vmms={"vmm": vmm.find()},
         files=files,
         params={"release": linux.release, **plan.params},

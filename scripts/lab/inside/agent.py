@@ -31,6 +31,7 @@ class Context:
         self.vmms: dict[str, list[str]] = settings["vmms"]
         self.files: dict[str, str] = settings["files"]
         self.params: dict[str, Any] = settings["params"]
+        self.disk: str | None = settings["disk"]
         self.tty = tty
         self.pump = Pump()
         self._channel = channel
