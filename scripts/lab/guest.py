@@ -6,11 +6,13 @@ it ends after a script. The script's status is printed as the line `lab: exit st
 """
 
 import base64
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lab.closure import shared_libraries
 from lab.cpio import CpioArchive
 from lab.errors import LabError
 from lab.kernel import Kernel
@@ -82,37 +84,51 @@ def initramfs(kernel: Kernel, *, modules: Sequence[str] = (), script: str | None
     return cached("guest", data, lambda: data, keep=24)
 
 
-def root_image(size_mib: int) -> Path:
-    """An ext4 image of the guest's system, for `lab.root=/dev/vda`: the initramfs finds it."""
+def root_image(
+    size_mib: int, *, programs: Sequence[Path] = (), texts: Mapping[str, str] | None = None
+) -> Path:
+    """An ext4 image of the guest's system, for `lab.root=/dev/vda`: the initramfs finds it.
 
-    def make(path: Path) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            tree = Path(folder)
-            for name in ("bin", "dev", "proc", "sys", "root", "tmp", "etc"):
-                (tree / name).mkdir()
-            (tree / "init").write_text(_INIT)
-            (tree / "init").chmod(0o755)
-            shutil.copy(BUSYBOX, tree / "bin" / "busybox")
-            for applet in run_tool([str(BUSYBOX), "--list"]).decode().split():
-                if applet != "busybox":
-                    (tree / "bin" / applet).symlink_to("busybox")
-            with path.open("wb") as image:
-                image.truncate(size_mib << 20)
+    `programs` come with their shared libraries and lie in /bin; `texts` are files, by path.
+    """
+    files = {f"bin/{BUSYBOX.name}": BUSYBOX}
+    for program in programs:
+        if not program.exists():
+            raise LabError(f"{program} is missing; run scripts/setup")
+        files[f"bin/{program.name}"] = program
+        files |= {str(path).lstrip("/"): path for path in shared_libraries(program)}
+    contents = {"init": _INIT, **(texts or {})}
+    key = [f"{size_mib} {_ROOT_UUID} {sorted(contents.items())}".encode()]
+    key += [name.encode() + hashlib.sha256(files[name].read_bytes()).digest() for name in files]
+
+    def data() -> bytes:
+        with tempfile.TemporaryDirectory() as scratch:
+            tree, image = Path(scratch) / "tree", Path(scratch) / "root.img"
+            _lay_out(tree, files, contents)
+            with image.open("wb") as out:
+                out.truncate(size_mib << 20)
             # The same bytes each time, so that the cache knows them again.
             run_tool(
-                ["mke2fs", "-q", "-t", "ext4", "-d", folder, "-U", _ROOT_UUID]
-                + ["-E", f"hash_seed={_ROOT_UUID},root_owner=0:0", str(path)]
+                ["mke2fs", "-q", "-t", "ext4", "-d", str(tree), "-U", _ROOT_UUID]
+                + ["-E", f"hash_seed={_ROOT_UUID},root_owner=0:0", str(image)]
             )
-
-    key = f"{size_mib} {_INIT} {_ROOT_UUID}".encode() + BUSYBOX.read_bytes()
-    with tempfile.TemporaryDirectory() as scratch:
-        image = Path(scratch) / "root.img"
-
-        def data() -> bytes:
-            make(image)
             return image.read_bytes()
 
-        return cached("guest-root", key, data, keep=4)
+    return cached("guest-root", b"".join(key), data, keep=4)
+
+
+def _lay_out(tree: Path, files: Mapping[str, Path], contents: Mapping[str, str]) -> None:
+    for name in ("dev", "proc", "sys", "root", "tmp", "etc"):
+        (tree / name).mkdir(parents=True)
+    for name, source in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tree / name)
+    for name, text in contents.items():
+        (tree / name).write_text(text)
+    (tree / "init").chmod(0o755)
+    for applet in run_tool([str(BUSYBOX), "--list"]).decode().split():
+        if not (tree / "bin" / applet).exists():
+            (tree / "bin" / applet).symlink_to("busybox")
 
 
 def run_argument(script: str) -> str:

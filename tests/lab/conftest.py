@@ -1,7 +1,9 @@
 """Starts the lab runs that the selected tests need, and hands out their results."""
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +26,11 @@ FILL_COPIES = 32  # of the guest's busybox, 2 MB each
 FLUSHES = 100 if FULL else 12  # that a guest sees on each disk before the plug is pulled
 
 
+FIO = Path("/usr/bin/fio")
+FIO_JOB_MIB = 32 if FULL else 1
+FIO_DISK_SIZE = 4 * FIO_JOB_MIB << 20  # each disk's four jobs fill it
+
+
 @dataclass(frozen=True)
 class Plan:
     """One lab run: which scenario, with what."""
@@ -33,6 +40,13 @@ class Plan:
     params: dict[str, Any] = field(default_factory=dict)
     memory_mib: int = 4096
     series: str = "6.1"
+    disk: Callable[[], Path] | None = None  # the machine gets a copy
+
+
+def _root_with_fio() -> Path:
+    return guest.root_image(
+        192, programs=[FIO], texts={"verify.fio": (HERE / "verify.fio").read_text()}
+    )
 
 
 PLANS = {
@@ -49,6 +63,16 @@ PLANS = {
     ),
     "disk": Plan("disk", 240),
     "power_cut": Plan("power_cut", 300),
+    "fio": Plan(
+        "fio",
+        600 if FULL else 300,
+        {
+            "job_size": f"{FIO_JOB_MIB}m",
+            "disk_size": FIO_DISK_SIZE,
+            "timeout": 500 if FULL else 120,
+        },
+        disk=_root_with_fio,
+    ),
     "boot_6_12": Plan("boot", 240, {"boots": ["one_cpu", "pvh"]}, series="6.12"),
 }
 Getter = Callable[[str], LabResult]
@@ -68,15 +92,18 @@ def _run(plan: Plan, choice: host.Choice) -> LabResult:
     scenario = HERE / "scenarios" / f"{plan.scenario}.py"
     if plan.scenario == "power_cut":
         return power_cut.run(scenario, files, FLUSHES, plan.timeout)
-    return runner.run(
-        scenario,
-        vmms={"vmm": vmm.find()},
-        files=files,
-        params={"release": linux.release, **plan.params},
-        timeout=plan.timeout,
-        memory_mib=plan.memory_mib,
-        choice=choice,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        disk = Path(shutil.copy(plan.disk(), folder)) if plan.disk else None
+        return runner.run(
+            scenario,
+            vmms={"vmm": vmm.find()},
+            files=files,
+            params={"release": linux.release, **plan.params},
+            timeout=plan.timeout,
+            memory_mib=plan.memory_mib,
+            choice=choice,
+            disk=disk,
+        )
 
 
 @pytest.fixture(scope="session")
