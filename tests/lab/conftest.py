@@ -75,20 +75,28 @@ PLANS = {
     ),
     "boot_6_12": Plan("boot", 240, {"boots": ["one_cpu", "pvh"]}, series="6.12"),
 }
+MAKERS: dict[str, Callable[[kernel.Kernel], Path]] = {
+    "bzimage": lambda linux: linux.bzimage,
+    "vmlinux": lambda linux: linux.vmlinux,
+    "initrd": guest.initramfs,
+    "initrd_disk": lambda linux: guest.initramfs(linux, modules=guest.DISK_MODULES),
+    "initrd_button": lambda linux: guest.initramfs(linux, modules=guest.POWER_BUTTON_MODULES),
+    "root": lambda linux: guest.root_image(64),
+}
+# What a scenario boots: the nested machine unpacks each byte of it.
+FILES = {
+    "boot": ("bzimage", "vmlinux", "initrd"),
+    "life": ("bzimage", "initrd", "initrd_button"),
+    "disk": ("bzimage", "initrd_disk", "root"),
+    "power_cut": ("bzimage", "initrd_disk", "root"),
+    "fio": ("bzimage", "initrd_disk"),
+}
 Getter = Callable[[str], LabResult]
 
 
 def _run(plan: Plan, choice: host.Choice) -> LabResult:
     linux = kernel.fetch(plan.series)
-    files = {
-        "bzimage": linux.bzimage,
-        "vmlinux": linux.vmlinux,
-        "initrd": guest.initramfs(linux),
-        "initrd_disk": guest.initramfs(linux, modules=guest.DISK_MODULES),
-        "initrd_button": guest.initramfs(linux, modules=guest.POWER_BUTTON_MODULES),
-    }
-    if plan.scenario in ("disk", "power_cut"):
-        files["root"] = guest.root_image(64)
+    files = {name: MAKERS[name](linux) for name in FILES[plan.scenario]}
     scenario = HERE / "scenarios" / f"{plan.scenario}.py"
     if plan.scenario == "power_cut":
         return power_cut.run(scenario, files, FLUSHES, plan.timeout)

@@ -99,7 +99,7 @@ def _wait_for_flushes(vm: Vm, count: int) -> None:
 
 def _start_another(ctx: Context) -> tuple[int, str]:
     """A second VMM on the same images: its exit status and words, when it was told to quit."""
-    with ctx.vm("second", linux(ctx, "-S", *_disks()), qmp=True) as vm:
+    with ctx.vm("second", linux(ctx, "-S", *_disks(), initrd="initrd_disk"), qmp=True) as vm:
         vm.pump.wait(lambda: vm.monitor.greeting is not None or vm.monitor.closed, 60)
         if not vm.monitor.closed:
             vm.monitor.negotiate()
