@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lab.errors import LabError
 from lab.paths import ROOT
+from perf import guest_block
 from perf.stats import Series, table, verdict
 
 IMAGE_BYTES = 1 << 30
@@ -78,10 +79,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="at least 5 for a verdict")
     parser.add_argument("--folder", type=Path, default=ROOT / "build",
                         help="where the image lies: on the device to measure")
+    parser.add_argument("--guest", action="store_true",
+                        help="fio in a stock guest instead, beside QEMU with the same options")
+    parser.add_argument("--aio", choices=("io_uring", "threads"), default="io_uring",
+                        help="of both sides' file driver, with --guest")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample")
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.rounds < 1:
+        raise LabError("--rounds must be 1 or more")
+    if options.guest:
+        return guest_block.run(options.rounds, options.aio, options.json)
     for tool in ("qemu-img", "fio"):
         if shutil.which(tool) is None:
             raise LabError(f"{tool} is not installed; run scripts/setup")
