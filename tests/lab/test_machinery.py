@@ -107,6 +107,25 @@ def test_a_crash_of_the_nested_machine_is_recorded_with_its_last_words(tmp_path:
     assert "sysrq triggered crash" in result.outer_console
 
 
+def test_a_power_cut_ends_the_machine_at_its_event_and_is_told_from_a_crash(
+    tmp_path: Path,
+) -> None:
+    path = scenario(
+        tmp_path,
+        "ctx.event('first', pid=os.getpid())\nctx.event('last')\ntime.sleep(999)",
+    )
+    result = runner.run(
+        path,
+        vmms=SHELL,
+        timeout=30,
+        choice=DIRECT,
+        cut_power=lambda event: event["event"] == "last",
+    )
+    assert result.exit_status is None
+    assert result.problem == runner.POWER_CUT
+    assert result.named("last") and ends(result.named("first")[0]["pid"])
+
+
 def test_a_killed_runner_leaves_no_machine_behind(tmp_path: Path) -> None:
     path = scenario(tmp_path, "ctx.event('pid', pid=os.getpid())\nwhile True: signal.pause()")
     program = (
