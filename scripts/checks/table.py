@@ -31,7 +31,7 @@ BUILDS = {
 }
 UNIT_FOLDERS = ["util", "memory", "block", "devices", "vmm"]
 LINTS = ["format", "budgets", "includes", "errors", "commits", "annotations"]
-FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf", "blockdev"]
+FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf", "blockdev", "virtqueue", "pci"]
 FULL = {"RHEA_TEST_SIZE": "full"}
 
 

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "devices/virtio/virt_queue.h"
+#include "tests/fuzz/input.h"
 #include "tests/support/ring_memory.h"
 #include "util/bql.h"
 #include "util/check.h"
@@ -18,6 +19,7 @@
 namespace rhea::devices {
 namespace {
 
+using test::Input;
 using test::RingMemory;
 
 constexpr uint64_t kDescriptors = 0x1'0000, kAvailable = 0x2'0000, kUsed = 0x3'0000;
@@ -42,21 +44,6 @@ constexpr std::array<uint32_t, 16> kLengths{0,         1,      2,       15,     
                                             17,        32,     128,     512,     4096,
                                             16'384,    65'536, 1 << 20, 8 << 20, UINT32_MAX - 15,
                                             UINT32_MAX};
-
-/// Reads the input, and zeros behind its end.
-class Input {
- public:
-  explicit Input(std::span<const uint8_t> bytes) : bytes_(bytes) {}
-  uint8_t byte() {
-    if (bytes_.empty()) return 0;
-    const uint8_t value = bytes_.front();
-    bytes_ = bytes_.subspan(1);
-    return value;
-  }
-
- private:
-  std::span<const uint8_t> bytes_;
-};
 
 void write_rings(RingMemory& memory, Input& input, uint16_t size) {
   const auto offered = static_cast<uint16_t>(input.byte() % (size + 2U));

@@ -16,49 +16,12 @@
 #include "memory/address_space.h"
 #include "memory/ram_block.h"
 #include "tests/support/fake_irq.h"
+#include "tests/support/fake_msi.h"
 #include "tests/support/guest_queue.h"
 #include "util/bql.h"
 #include "util/fd.h"
 
 namespace rhea::test {
-
-/// Counts what is delivered, and keeps what is masked.
-class FakeMsi final : public devices::MsiRouter {
- public:
-  class Vector final : public devices::MsiVector {
-   public:
-    void signal() noexcept override {
-      if (connected_.load()) {
-        ++delivered_;
-      } else {
-        pending_ = true;
-      }
-    }
-    Result<void> connect(const devices::MsiMessage& message) override REQUIRES(bql) {
-      message_ = message;
-      connected_ = true;
-      if (pending_.exchange(false)) ++delivered_;
-      return ok();
-    }
-    void disconnect() override REQUIRES(bql) { connected_ = false; }
-    bool pending() override REQUIRES(bql) { return pending_; }
-    void clear() override REQUIRES(bql) { pending_ = false; }
-    unsigned delivered() const { return delivered_; }
-    const devices::MsiMessage& message() const { return message_; }
-
-   private:
-    std::atomic<bool> connected_{false}, pending_{false};
-    std::atomic<unsigned> delivered_{0};
-    devices::MsiMessage message_;
-  };
-
-  Result<std::unique_ptr<devices::MsiVector>> add_vector() override REQUIRES(bql) {
-    auto vector = std::make_unique<Vector>();
-    vectors.push_back(vector.get());
-    return std::unique_ptr<devices::MsiVector>(std::move(vector));
-  }
-  std::vector<Vector*> vectors;
-};
 
 /// The machine around the device.
 /// Thread: main, with the BQL.
