@@ -181,15 +181,15 @@ class Machine(Qtest):
     """A running `rhea -accel qtest` with its qtest and QMP connections, stopped on leaving."""
 
     def __init__(self, directory: pathlib.Path, *arguments: str,
-                 prefix: Sequence[str] = ()) -> None:
-        """`prefix` is a command that runs the rest of its line."""
+                 launcher: Sequence[str] = ()) -> None:
+        """`launcher` is a command that runs the rest of its line."""
         listeners = {name: Listener(directory / f"{name}.sock") for name in ("qtest", "qmp")}
         self.serial_path = directory / "serial.sock"
-        self.process = vm.Process([
-            *prefix, vm.RHEA,
+        self.process = vm.rhea(
             "-machine", "pc", "-accel", "qtest", "-m", "64M", "-nodefaults", "-display", "none",
             "-qtest", f"unix:{listeners['qtest'].path}", "-qmp", f"unix:{listeners['qmp'].path}",
-            "-serial", f"unix:{self.serial_path},server=on,wait=off", *arguments])
+            "-serial", f"unix:{self.serial_path},server=on,wait=off", *arguments,
+            launcher=launcher)
         try:
             super().__init__(listeners["qtest"].accept(self.process))
             self.qmp = Qmp(listeners["qmp"].accept(self.process))

@@ -50,7 +50,7 @@ def used_by(directory: pathlib.Path, image: pathlib.Path, *arguments: str, on: s
         device += ",iothread=io0"
     with Machine(directory, "-d", "util=debug", *arguments, "-blockdev",
                  f"driver=file,aio=io_uring,node-name=f0,filename={image}", "-device", device,
-                 prefix=prefix) as machine:
+                 launcher=prefix) as machine:
         [disk] = find_disks(machine)
         transfer(disk, bytes(reversed(range(256))) * 16)
         machine.qmp.execute("quit")
@@ -104,7 +104,7 @@ def test_below_the_limit_of_locked_memory_the_disk_works_all_the_same(
               "--bounding-set=-ipc_lock"]
     if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("prlimit and setpriv can not take the right to lock memory away")
-    used = used_by(tmp_path, image, "-mem-prealloc", prefix=prefix)
+    used = used_by(tmp_path, image, "-mem-prealloc", launcher=prefix)
     assert used.registered["IO io0"] == 0
     assert used.requests["IO io0"] >= TRANSFERS
     [refusal] = used.refusals

@@ -53,7 +53,7 @@ class BusyRing {
 enum class SleepsIn : uint8_t { kEpoll, kRing };
 
 /// A context for tests that hold in either kind of sleep. Where the host refuses io_uring, both are
-/// the one in epoll; the ring's own tests fail there and say why.
+/// the one in epoll; the ring's own tests are skipped there.
 class LoopUnderTest {
  public:
   explicit LoopUnderTest(SleepsIn sleeps_in) : context_(MUST(AioContext::create("test"))) {

@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <functional>
 #include <string>
 
 #include "util/error.h"
@@ -25,14 +26,17 @@ struct ChildResult {
   bool says(std::string_view text) const { return output.find(text) != std::string::npos; }
 };
 
-/// Runs the test case `name` (tagged [.], so that only we run it) and collects its output. A fresh
-/// process, because a fork of one with threads can not start threads under TSan.
-inline ChildResult run_hidden_test(const std::string& name, std::chrono::milliseconds limit) {
+/// Runs the test case `name` (tagged [.], so that only we run it), or what else Catch2 takes for a
+/// choice of tests, and collects its output. A fresh process, because a fork of one with threads
+/// can not start threads under TSan; `before` runs in it while it is still this program's fork.
+inline ChildResult run_hidden_test(const std::string& name, std::chrono::milliseconds limit,
+                                   const std::function<void()>& before = {}) {
   Pipe pipe = MUST(make_pipe());
   const pid_t child = ::fork();
   if (child == 0) {
     const rlimit none{0, 0};
     ::setrlimit(RLIMIT_CORE, &none);
+    if (before) before();
     ::dup2(pipe.write.get(), STDOUT_FILENO);
     ::dup2(pipe.write.get(), STDERR_FILENO);
     ::execl("/proc/self/exe", "test", name.c_str(), nullptr);

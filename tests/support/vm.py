@@ -110,6 +110,7 @@ class Process:
         self.kill()
 
 
-def rhea(*arguments: str | os.PathLike[str], **options: object) -> Process:
-    """Starts the built rhea."""
-    return Process([RHEA, *arguments], **options)  # type: ignore[arg-type]
+def rhea(*arguments: str | os.PathLike[str], launcher: Sequence[str] = (),
+         **options: object) -> Process:
+    """Starts the built rhea, by a `launcher` that runs the rest of its command line if given."""
+    return Process([*launcher, RHEA, *arguments], **options)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@
 #include <new>
 #include <optional>
 
+#include "tests/support/without_io_ring.h"
 #include "util/aio_context.h"
 #include "util/coroutine.h"
 #include "util/fd.h"
@@ -80,6 +81,7 @@ TEST_CASE("AioContext: once running, a turn allocates nothing", "[aio]") {
 }
 
 TEST_CASE("IoRing: once running, requests allocate nothing", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   auto context = MUST(AioContext::create("test"));
   IoRing& ring = *context->io_ring();
   constexpr int kAtOnce = 200;  // more than the submission queue holds

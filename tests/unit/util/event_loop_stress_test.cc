@@ -16,6 +16,7 @@
 #include "tests/support/size.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/watchdog.h"
+#include "tests/support/without_io_ring.h"
 #include "util/aio_context.h"
 #include "util/bql.h"
 #include "util/coroutine.h"
@@ -165,6 +166,7 @@ struct BlockChecker {
 
 TEST_CASE("IoRing: data stay whole while other threads schedule and the loop sleeps",
           "[io_ring][stress]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("file I/O under a storm of bottom halves", 300s);
   constexpr uint64_t kBlocks = 32;
   const int rounds = test::sized(200, 20'000);

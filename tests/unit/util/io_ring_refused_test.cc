@@ -11,8 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/child.h"
 #include "tests/support/syscall_filter.h"
 #include "tests/support/watchdog.h"
+#include "tests/support/without_io_ring.h"
 #include "util/aio_context.h"
 #include "util/coroutine.h"
 #include "util/io_ring.h"
@@ -70,6 +72,7 @@ void with_moody_kernel(F body) {
 }  // namespace
 
 TEST_CASE("IoRing: a refused ring is null, with the reason, and the loop goes on", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   CHECK(refusal_when(__NR_io_uring_setup, EPERM) ==
         "a system call filter refuses io_uring: Operation not permitted.");
   CHECK(refusal_when(__NR_io_uring_enter, EPERM) ==
@@ -81,6 +84,7 @@ TEST_CASE("IoRing: a refused ring is null, with the reason, and the loop goes on
 }
 
 TEST_CASE("IoRing: without a table of files every file goes by its descriptor", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   std::optional<RingFile> file;
   MUST(Thread::start("filtered", [&] {
     test::forbid_syscall(__NR_io_uring_register, EPERM);
@@ -94,6 +98,7 @@ TEST_CASE("IoRing: without a table of files every file goes by its descriptor", 
 
 TEST_CASE("IoRing: requests that the kernel does not take wait, in order; the loop goes on",
           "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("a kernel that takes no requests", 60s);
   constexpr int kMany = 300;  // more than the submission queue holds
   std::vector<int> done;
@@ -131,6 +136,7 @@ TEST_CASE("IoRing: requests that the kernel does not take wait, in order; the lo
 }
 
 TEST_CASE("IoRing: what waits for room is cancelled at once", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("cancellation of what waits", 60s);
   std::vector<int> cancelled;
   std::vector<int> done;
@@ -155,6 +161,7 @@ TEST_CASE("IoRing: what waits for room is cancelled at once", "[io_ring]") {
 }
 
 TEST_CASE("MainLoop: offers requests again that the kernel did not take", "[main_loop][io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("main loop and a kernel that takes no requests", 60s);
   int32_t result = -1;
   with_moody_kernel([&](test::FailingSyscall& kernel) {
@@ -174,4 +181,13 @@ TEST_CASE("MainLoop: offers requests again that the kernel did not take", "[main
     while (!ended) loop->turn();  // nothing but its own retry wakes it
   });
   CHECK(result == 0);
+}
+
+TEST_CASE("IoRing: where the host refuses it, its tests are skipped with the reason",
+          "[no_io_ring]") {
+  const auto result = test::run_hidden_test(
+      "[io_ring]", 60s, [] { test::forbid_syscall(__NR_io_uring_setup, EPERM); });
+  INFO(result.output);
+  CHECK(result.passed());
+  CHECK(result.says("SKIP: no io_uring here: "));
 }

@@ -21,6 +21,7 @@
 #include "tests/support/sync_action.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/watchdog.h"
+#include "tests/support/without_io_ring.h"
 #include "util/aio_context.h"
 #include "util/coroutine.h"
 #include "util/fd.h"
@@ -77,6 +78,7 @@ struct Fixture {
 // --- Files ---
 
 TEST_CASE("IoRing: what is written is read back, by descriptor and by slot", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   const RingFile file =
       GENERATE(kDescriptor, kSlot) == kSlot ? MUST(f.ring.register_file(f.fd.get())) : f.plain;
@@ -93,6 +95,7 @@ TEST_CASE("IoRing: what is written is read back, by descriptor and by slot", "[i
 }
 
 TEST_CASE("IoRing: several parts are written and read in their order", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   run(*f.context, [&](Co& co) {
     std::string a = "one";
@@ -110,6 +113,7 @@ TEST_CASE("IoRing: several parts are written and read in their order", "[io_ring
 }
 
 TEST_CASE("IoRing: fallocate makes room and holes", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   run(*f.context, [&](Co& co) {
     CHECK(f.ring.co_fallocate(co, f.plain, 0, 0, 16384) == 0);
@@ -123,6 +127,7 @@ TEST_CASE("IoRing: fallocate makes room and holes", "[io_ring]") {
 }
 
 TEST_CASE("IoRing: a failure is -errno", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   const Fd read_only(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   run(*f.context, [&](Co& co) {
@@ -134,6 +139,7 @@ TEST_CASE("IoRing: a failure is -errno", "[io_ring]") {
 }
 
 TEST_CASE("IoRing: when its table is full, files go by their descriptor", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   std::vector<RingFile> files;
   for (int i = 0; i < 66; ++i) files.push_back(MUST(f.ring.register_file(f.fd.get())));
@@ -152,6 +158,7 @@ TEST_CASE("IoRing: when its table is full, files go by their descriptor", "[io_r
 // --- Batching and limits ---
 
 TEST_CASE("IoRing: what one turn queues is submitted by the call that sleeps", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   int done = 0;
   f.context->post([&] {
@@ -169,6 +176,7 @@ TEST_CASE("IoRing: what one turn queues is submitted by the call that sleeps", "
 }
 
 TEST_CASE("IoRing: many writes at once all reach the file", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   constexpr uint64_t kMany = 500;
   uint64_t done = 0;
@@ -190,6 +198,7 @@ TEST_CASE("IoRing: many writes at once all reach the file", "[io_ring]") {
 }
 
 TEST_CASE("IoRing: more requests than the ring has room for all complete", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   constexpr int kMany = 1500;  // more than the kernel is given at once
   std::vector<int> order;
@@ -208,6 +217,7 @@ TEST_CASE("IoRing: more requests than the ring has room for all complete", "[io_
 }
 
 TEST_CASE("IoRing: a poll that does not block submits and collects", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   bool done = false;
   MUST(start_here(*f.context, [&](Co& co) { done = f.ring.co_nop(co) == 0; }));
@@ -218,6 +228,7 @@ TEST_CASE("IoRing: a poll that does not block submits and collects", "[io_ring]"
 }
 
 TEST_CASE("IoRing: busy-polling sees a completion without a sleep", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("busy-polling with a ring", 60s);
   Fixture f;
   f.context->set_busy_poll({.longest = 30s, .grow = 10'000'000});
@@ -239,6 +250,7 @@ TEST_CASE("IoRing: busy-polling sees a completion without a sleep", "[io_ring]")
 // --- Sleeping in the ring ---
 
 TEST_CASE("IoRing: a bottom half from another thread wakes a sleep in the ring", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("wake-up of a sleep in the ring", 60s);
   Fixture f;
   test::BusyRing busy(*f.context);
@@ -256,6 +268,7 @@ TEST_CASE("IoRing: a bottom half from another thread wakes a sleep in the ring",
 }
 
 TEST_CASE("IoRing: no wake-up is lost between two threads, with I/O in flight", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("ping-pong through a sleep in the ring", 120s);
   auto thread = MUST(IOThread::create("ring"));
   AioContext& there = thread->context();
@@ -286,6 +299,7 @@ TEST_CASE("IoRing: no wake-up is lost between two threads, with I/O in flight", 
 }
 
 TEST_CASE("IoRing: timers fire on time while I/O is in flight", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("timers with I/O in flight", 60s);
   Fixture f;
   test::BusyRing busy(*f.context);
@@ -301,6 +315,7 @@ TEST_CASE("IoRing: timers fire on time while I/O is in flight", "[io_ring]") {
 }
 
 TEST_CASE("IoRing: a descriptor that stays ready is reported every turn", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("level-triggered with I/O in flight", 60s);
   Fixture f;
   test::BusyRing busy(*f.context);
@@ -317,6 +332,7 @@ TEST_CASE("IoRing: a descriptor that stays ready is reported every turn", "[io_r
 }
 
 TEST_CASE("IoRing: a completion wakes a sleeping context", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("completion wakes", 60s);
   Fixture f;
   test::BusyRing busy(*f.context);
@@ -328,6 +344,7 @@ TEST_CASE("IoRing: a completion wakes a sleeping context", "[io_ring]") {
 }
 
 TEST_CASE("IoRing: a nested poll in a handler sees a request through", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("nested poll with a ring", 60s);
   Fixture f;
   std::string log;
@@ -348,6 +365,7 @@ TEST_CASE("IoRing: a nested poll in a handler sees a request through", "[io_ring
 // --- Cancellation ---
 
 TEST_CASE("IoRing: a request that would never complete can be cancelled", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("cancellation", 60s);
   Fixture f;
   test::BusyRing one(*f.context);
@@ -367,6 +385,7 @@ TEST_CASE("IoRing: a request that would never complete can be cancelled", "[io_r
 
 TEST_CASE("IoRing: after a cancellation a new request on the same stack is left alone",
           "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("reuse after cancellation", 60s);
   Fixture f;
   const Pipe pipe = MUST(make_pipe());
@@ -391,6 +410,7 @@ TEST_CASE("IoRing: after a cancellation a new request on the same stack is left 
 // --- Life ---
 
 TEST_CASE("IoRing: a context that moves to another thread gets another ring", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   run(*f.context, [&](Co& co) { CHECK(f.ring.co_nop(co) == 0); });
   int32_t result = -1;
@@ -408,6 +428,7 @@ TEST_CASE("IoRing: a context that moves to another thread gets another ring", "[
 }
 
 TEST_CASE("IoRing: misuse aborts", "[io_ring][death]") {
+  SKIP_WITHOUT_IO_RING();
   CHECK(test::dies([] {
     auto context = make_context();
     IoRing& ring = *context->io_ring();

@@ -17,6 +17,7 @@
 #include "tests/support/sync_action.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/watchdog.h"
+#include "tests/support/without_io_ring.h"
 #include "util/coroutine.h"
 #include "util/fd.h"
 #include "util/io_ring.h"
@@ -69,6 +70,7 @@ TEST_CASE("MainLoop: the BQL is free while it sleeps, and only then", "[main_loo
 
 TEST_CASE("MainLoop: its sleep submits the block context's requests and ends with them",
           "[main_loop][io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("block I/O in the main loop", 60s);
   auto loop = make_loop();
   BqlGuard guard;
@@ -89,6 +91,7 @@ TEST_CASE("MainLoop: its sleep submits the block context's requests and ends wit
 
 TEST_CASE("MainLoop: a request that a kernel thread carries out ends its sleep",
           "[main_loop][io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("block I/O by a kernel thread", 60s);
   auto loop = make_loop();
   BqlGuard guard;
@@ -106,6 +109,7 @@ TEST_CASE("MainLoop: a request that a kernel thread carries out ends its sleep",
 
 TEST_CASE("MainLoop: work for either context ends its sleep while I/O is in flight",
           "[main_loop][io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("main loop with I/O in flight", 60s);
   auto loop = make_loop();
   BqlGuard guard;
