@@ -41,8 +41,9 @@ Result<void> KvmAccel::attach(memory::AddressSpace& memory, memory::AddressSpace
                            kDoorbellsPriority);
   io.register_listener(std::make_shared<KvmDoorbells>(vm_->fd(), KvmDoorbells::Space::kIo),
                        kDoorbellsPriority);
-  // After the RAM slots: the irqchip's devices start a lazy grace period of the VM's SRCU (since
-  // Linux 6.18), and a slot that comes while it runs waits for its end, several milliseconds.
+  // After the RAM slots: measured on Linux 6.18, a slot set soon after the irqchip was made takes
+  // several milliseconds, and one set before it does not. Presumably, but nobody has traced it, the
+  // slot waits for a grace period of the VM's SRCU that the irqchip's devices have started.
   TRY(vm_->create_irqchip());
   return irqs_.install_routes();
 }
