@@ -149,7 +149,8 @@ void Graph::unquiesce_all() noexcept {
 }
 
 bool Graph::all_idle() const noexcept {
-  return std::ranges::none_of(all_, [](const Node* node) { return node->busy(); });
+  const uint64_t walk = begin_walk();
+  return std::ranges::none_of(all_, [walk](const Node* node) { return node->busy(walk); });
 }
 
 /// Sections are strictly nested: what a body opened it has closed.

@@ -163,6 +163,8 @@ class Graph {
   void quiesce_all() noexcept;
   void unquiesce_all() noexcept;
   bool all_idle() const noexcept;
+  /// The number of a look at the graph in which each node is to be seen once. Main.
+  uint64_t begin_walk() const noexcept { return ++walks_; }
   std::string new_anonymous_name();
 
   MainLoop& loop_;
@@ -176,6 +178,7 @@ class Graph {
   unsigned drained_all_ = 0;
   std::vector<const Section*> sections_;  // open ones, innermost last
   uint64_t next_anonymous_ = 1;
+  mutable uint64_t walks_ = 0;
   Guarded<std::vector<const Node*>> unused_;
   std::unique_ptr<Bh> close_bh_;
 };

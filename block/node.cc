@@ -1,6 +1,7 @@
 #include "block/node.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "block/graph.h"
 #include "util/check.h"
@@ -72,9 +73,14 @@ void Node::unquiesce() noexcept {
   }
 }
 
-bool Node::busy() const noexcept {
-  return in_flight_.sum() != 0 || std::ranges::any_of(parents_, [](const Edge* edge) {
-           return edge->parent().drained_poll(*edge);
+bool Node::busy() const noexcept { return busy(graph_.begin_walk()); }
+
+// By way of both sides of each diamond a node has exponentially many ways to one far above it.
+bool Node::busy(uint64_t walk) const noexcept {
+  if (std::exchange(last_walk_, walk) == walk) return false;
+  return in_flight_.sum() != 0 || std::ranges::any_of(parents_, [walk](const Edge* edge) {
+           const Node* above = edge->parent().as_node();
+           return above != nullptr ? above->busy(walk) : edge->parent().drained_poll(*edge);
          });
 }
 

@@ -163,7 +163,7 @@ class Node final : public EdgeParent {
   void quiesce() noexcept;
   void unquiesce() noexcept;
   unsigned quiesced() const noexcept { return quiesced_; }
-  /// Whether something that a drain of this node waits for is under way.
+  /// Whether something that a drain of this node waits for is under way. Main.
   bool busy() const noexcept;
 
  private:
@@ -179,6 +179,9 @@ class Node final : public EdgeParent {
     WriteFlags flags = WriteFlags::kNone;  // of a write
   };
 
+  /// One look at all that is above a node, or several; see Graph::begin_walk(). False for a node
+  /// that the walk has been at: what it found there it has taken into account.
+  bool busy(uint64_t walk) const noexcept;
   void measure(Gs& gs) noexcept;
   Result<void> check_range(uint64_t offset, uint64_t size) const;
   Result<void> check_writable(uint64_t offset, uint64_t size) const;
@@ -219,9 +222,10 @@ class Node final : public EdgeParent {
   Permissions needs_;
   Permissions next_needs_;  // while a transaction is open
   unsigned quiesced_ = 0;
-  bool next_read_only_;  // what permissions are checked against
-  bool opened_ = false;  // between the driver's open and close: it hears of drains
-  bool listed_ = false;  // in the graph's table, under its name
+  mutable uint64_t last_walk_ = 0;  // that came by
+  bool next_read_only_;             // what permissions are checked against
+  bool opened_ = false;             // between the driver's open and close: it hears of drains
+  bool listed_ = false;             // in the graph's table, under its name
 };
 
 }  // namespace rhea::block

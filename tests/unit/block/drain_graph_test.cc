@@ -148,6 +148,39 @@ TEST_CASE("Drain 3: a node above both sides of a diamond is told by each, the us
   f.check_open();
 }
 
+TEST_CASE("Drain 3: a look at stacked diamonds sees each node once", "[drain]") {
+  DRAIN_CASES();
+  constexpr int kDiamonds = 40;
+  DrainCase f(scope, place, "driver=test-disk,node-name=unused");
+  Node& base = f.add("driver=test-disk,node-name=top0");
+  std::string top = "top0";
+  for (int i = 1; i <= kDiamonds; ++i) {
+    f.add(fmt::format("driver=test-filter,node-name=left{},file={}", i, top));
+    f.add(fmt::format("driver=test-filter,node-name=right{},file={}", i, top));
+    f.add(fmt::format("driver=test-filter,node-name=top{0},file=left{0},file2=right{0}", i));
+    top = fmt::format("top{}", i);
+  }
+  BlockBackend above(f.graph(), "vd1", kReader);
+  FakeUser user;
+  above.set_user(&user);
+  REQUIRE(above.insert(f.gs(), *f.graph().find(f.gs(), top)).has_value());
+  int asked = 0;
+  const auto result = f.drain(base, [&](DrainBypass&) -> Result<void> {
+    asked = std::exchange(user.polls, 0);
+    CHECK_FALSE(base.busy());
+    CHECK(user.polls == 1);
+    user.busy = true;
+    CHECK(base.busy());  // a new look, which does not stop at what the one before has seen
+    user.busy = false;
+    return ok();
+  });
+  CHECK(result.has_value());
+  CHECK(asked > 0);
+  CHECK(asked < 10);  // looks of the drain: each asks the user once
+  REQUIRE(above.remove(f.gs()).has_value());
+  f.check_open();
+}
+
 TEST_CASE("Drain 3: a drained node leaves those below it alone", "[drain]") {
   DrainCase f(Scope::kNode, Place::kMain, kChain);
   const auto result = f.graph().with_drained(

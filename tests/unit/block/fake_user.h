@@ -27,12 +27,16 @@ class FakeUser final : public BackendUser {
     ++ended;
     if (const auto action = on_end) action();
   }
-  bool drained_poll() const noexcept override { return busy; }
+  bool drained_poll() const noexcept override {
+    ++polls;
+    return busy;
+  }
   void resized(Gs&) noexcept override { ++resizes; }
 
   bool drained() const { return begun != ended; }
 
   int begun = 0, ended = 0, resizes = 0;
+  mutable int polls = 0;
   std::atomic<bool> busy = false;
   std::function<void()> on_begin, on_end;
 };
