@@ -362,29 +362,32 @@ VirtioBlk::Status VirtioBlk::attempt(Co& co, VirtioQueue& queue, Operation kind,
       if (queue.stopping()) return Status::kIoError;
       continue;
     }
-    report(kind, action, result.error());
+    report(kind, action, result.error(), std::nullopt);
     return action == OnIoError::kIgnore ? Status::kOk : Status::kIoError;
   }
 }
 
 void VirtioBlk::wait_for_machine(Co& co, VirtioQueue& queue, const Error& error, Operation kind) {
   Parked self{co.coroutine(), queue};
+  uint64_t run = 0;
   {
     // Before the machine hears of it, and so before it can be told to go on.
     MutexLock lock(parked_mutex_);
     self.next = std::exchange(parked_, &self);
+    run = run_->load();
   }
-  report(kind, OnIoError::kStop, error);
+  report(kind, OnIoError::kStop, error, run);
   queue.park();
   co.yield();
   queue.unpark();
 }
 
-/// Wakes the requests that wait for the machine: of one queue, or of all.
+/// Wakes the requests that wait for the machine: of one queue, or of all, as it goes on.
 void VirtioBlk::let_go(const VirtioQueue* only) {
   Parked* woken = nullptr;
   {
     MutexLock lock(parked_mutex_);
+    if (only == nullptr) run_->fetch_add(1);
     for (Parked** at = &parked_; *at != nullptr;) {
       Parked* parked = *at;
       if (only != nullptr && &parked->queue != only) {
@@ -409,15 +412,19 @@ void VirtioBlk::machine_runs() {
   let_go(nullptr);
 }
 
-void VirtioBlk::report(Operation kind, OnIoError action, const Error& error) {
+/// `run`: in which run of the machine, for an error that stops it.
+void VirtioBlk::report(Operation kind, OnIoError action, const Error& error,
+                       std::optional<uint64_t> run) {
   IoError what{.device = id(),
                .node = config_.node,
                .operation = kind,
                .action = action,
                .os_errno = error.os_errno(),
                .reason = error.os_errno() != 0 ? std::strerror(error.os_errno()) : error.message()};
-  loop().service().post([&sink = sink_, what = std::move(what)] {
+  loop().service().post([&sink = sink_, current = run_, run, what = std::move(what)] {
     bql.assert_held();
+    // The machine has gone on since, and the request with it: nothing is left to stop for.
+    if (run && *run != current->load()) return;
     sink.io_error(what);
   });
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -90,7 +91,8 @@ class VirtioBlk final : public VirtioDevice, private block::BackendUser {
   template <class F>
   Status attempt(Co& co, VirtioQueue& queue, IoError::Operation kind, F&& operation);
   OnIoError action_for(IoError::Operation kind, const Error& error) const;
-  void report(IoError::Operation kind, OnIoError action, const Error& error);
+  void report(IoError::Operation kind, OnIoError action, const Error& error,
+              std::optional<uint64_t> run);
   void wait_for_machine(Co& co, VirtioQueue& queue, const Error& error, IoError::Operation kind);
   bool range_ok(Co& co, uint64_t sector, uint64_t bytes, block::RequestKind kind);
   void let_go(const VirtioQueue* only);
@@ -101,6 +103,9 @@ class VirtioBlk final : public VirtioDevice, private block::BackendUser {
   block::BlockBackend backend_;
   Mutex parked_mutex_{LockRank::kDeviceQueue};
   Parked* parked_ GUARDED_BY(parked_mutex_) = nullptr;
+  // How often the machine has gone on; changes with parked_mutex_ held. Shared with the reports
+  // under way, which may outlive the device.
+  const std::shared_ptr<std::atomic<uint64_t>> run_ = std::make_shared<std::atomic<uint64_t>>(0);
 };
 
 }  // namespace rhea::devices
