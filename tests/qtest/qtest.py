@@ -169,10 +169,14 @@ class Qmp:
             assert "return" in message, message
             return message["return"]
 
+    def wait_any(self) -> dict[str, Any]:
+        """The next event, whole."""
+        return self.events.pop(0) if self.events else json.loads(self.line.read_line())
+
     def wait_event(self, name: str) -> dict[str, Any]:
         """The data of the next event of that name, dropping others."""
         while True:
-            message = self.events.pop(0) if self.events else json.loads(self.line.read_line())
+            message = self.wait_any()
             if message.get("event") == name:
                 return message.get("data", {})
 
