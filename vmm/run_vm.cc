@@ -20,6 +20,7 @@
 #include "vmm/chardev/query_chardev.h"
 #include "vmm/kvm/kvm_accel.h"
 #include "vmm/pc_machine.h"
+#include "vmm/qmp/blkdebug_commands.h"
 #include "vmm/qmp/block_commands.h"
 #include "vmm/qmp/block_queries.h"
 #include "vmm/qmp/job_commands.h"
@@ -201,6 +202,7 @@ class Process {
     add_block_commands(commands, *loop_, *storage_);
     add_throttle_command(commands, *loop_, *storage_);
     add_block_queries(commands, *loop_, *storage_);
+    add_blkdebug_commands(commands, *loop_, *storage_);
     add_job_commands(commands, *loop_, *storage_);
     add_chardev_commands(commands, [this] {
       std::vector<const Chardev*> list;

@@ -1,5 +1,6 @@
 #include "vmm/qmp/block_commands.h"
 
+#include <array>
 #include <catch2/catch.hpp>
 
 #include "tests/unit/vmm/storage_fixture.h"
@@ -220,4 +221,35 @@ TEST_CASE("Storage: what can not be made is told with its option", "[blockqmp]")
         "option 'forma'");
   CHECK(f.error_of_assembling("-object iothread,id=a,bogus=1") ==
         "-object iothread,id=a,bogus=1: Invalid parameter 'bogus'");
+}
+
+TEST_CASE("x-blkdebug-suspended and x-blkdebug-resume: a held request is counted and let go",
+          "[blockqmp]") {
+  StorageFixture f(
+      "-blockdev blkdebug,node-name=d0,image.driver=null-co,inject-error.0.event=read_aio,"
+      "inject-error.0.suspend=A -blockdev null-co,node-name=d1");
+  const std::string a = R"({"node-name":"d0","tag":"A"})";
+  CHECK(f.ask("x-blkdebug-suspended", a) == R"({"requests": 0})");
+  CHECK(f.ask("x-blkdebug-resume", a) == R"({"requests": 0})");
+  block::Node& node = *f.graph().find(f.gs(), "d0");
+  std::array<std::byte, 512> data;
+  const iovec piece{data.data(), data.size()};
+  bool done = false;
+  const auto read = [&](Co& co) {
+    const block::GraphReadGuard reading(co);
+    done = node.co_read(co, 0, block::IoVector::of(std::span(&piece, 1))).has_value();
+  };
+  REQUIRE(spawn(f.loop().block(), read).has_value());
+  const auto until = [&](auto&& condition) {
+    return f.loop().waiter().until(f.gs(), condition, std::chrono::seconds(20));
+  };
+  REQUIRE(until([&] { return f.ask("x-blkdebug-suspended", a) == R"({"requests": 1})"; }));
+  CHECK(f.ask("x-blkdebug-resume", R"({"node-name":"d0","tag":"B"})") == R"({"requests": 0})");
+  CHECK(f.ask("x-blkdebug-resume", a) == R"({"requests": 1})");
+  REQUIRE(until([&] { return done; }));
+  const Row rows[] = {
+      {R"({"node-name":"d1","tag":"A"})", "Node 'd1' is not a blkdebug node"},
+      {R"({"node-name":"d2","tag":"A"})", "Failed to find node with node-name='d2'"}};
+  check_errors(f, "x-blkdebug-resume", rows);
+  check_errors(f, "x-blkdebug-suspended", rows);
 }

@@ -10,6 +10,7 @@
 #include "util/bql.h"
 #include "util/main_loop.h"
 #include "util/rcu.h"
+#include "vmm/qmp/blkdebug_commands.h"
 #include "vmm/qmp/block_commands.h"
 #include "vmm/qmp/block_queries.h"
 #include "vmm/qmp/object_commands.h"
@@ -77,6 +78,7 @@ class StorageFixture {
     vmm::add_block_commands(commands_, *loop_, *storage_);
     vmm::add_throttle_command(commands_, *loop_, *storage_);
     vmm::add_block_queries(commands_, *loop_, *storage_);
+    vmm::add_blkdebug_commands(commands_, *loop_, *storage_);
   }
   static std::string show(const vmm::QmpError& error) {
     return fmt::format("{}: {}", vmm::to_string(error.error_class), error.description);
