@@ -40,6 +40,8 @@ class Storage {
   void settle(Gs& gs);
 
  private:
+  Result<void> flush(Gs& gs);
+
   ThreadPool pool_;
   ObjectTable objects_;  // knows the graph, which goes before iothreads do
   block::Graph graph_;

@@ -159,15 +159,19 @@ class Qmp:
         assert "QMP" in greeting, greeting
         self.execute("qmp_capabilities")
 
-    def execute(self, command: str, **arguments: Any) -> Any:
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """The whole answer: what is returned, or the error."""
         self.line.send(json.dumps({"execute": command, "arguments": arguments}) + "\n")
         while True:
             message = json.loads(self.line.read_line())
-            if "event" in message:
-                self.events.append(message)
-                continue
-            assert "return" in message, message
-            return message["return"]
+            if "event" not in message:
+                return message
+            self.events.append(message)
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        answer = self.ask(command, **arguments)
+        assert "return" in answer, answer
+        return answer["return"]
 
     def wait_any(self) -> dict[str, Any]:
         """The next event, whole."""
