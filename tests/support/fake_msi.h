@@ -17,37 +17,42 @@ class FakeMsi final : public devices::MsiRouter {
   explicit FakeMsi(Accepts accepts = Accepts::kAll) : accepts_(accepts) {}
   static bool is_local_apic(uint64_t address) { return address >> 20 == 0xfee; }
 
+  /// Everything is one word, so that a signal meets connect() and disconnect() before or after.
   class Vector final : public devices::MsiVector {
    public:
     explicit Vector(Accepts accepts) : accepts_(accepts) {}
     void signal() noexcept override {
-      if (connected_.load()) {
-        ++delivered_;
-      } else {
-        pending_ = true;
-      }
+      change([](uint64_t now) { return now & kConnected ? now + kDelivered : now | kPending; });
     }
     Result<void> connect(const devices::MsiMessage& message) override REQUIRES(bql) {
       if (accepts_ == Accepts::kLocalApics && !is_local_apic(message.address)) {
-        connected_ = false;
+        disconnect();
         return fail(ErrorKind::kInvalidArgument, "no interrupt at {:#x}", message.address);
       }
       message_ = message;
-      connected_ = true;
-      if (pending_.exchange(false)) ++delivered_;
+      change([](uint64_t now) {
+        return ((now & kPending ? now + kDelivered : now) & ~kPending) | kConnected;
+      });
       return ok();
     }
-    void disconnect() override REQUIRES(bql) { connected_ = false; }
-    bool pending() override REQUIRES(bql) { return pending_; }
-    void clear() override REQUIRES(bql) { pending_ = false; }
-    bool connected() const { return connected_; }
-    unsigned delivered() const { return delivered_; }
+    void disconnect() override REQUIRES(bql) { state_ &= ~kConnected; }
+    bool pending() override REQUIRES(bql) { return (state_ & kPending) != 0; }
+    void clear() override REQUIRES(bql) { state_ &= ~kPending; }
+    uint64_t delivered() const { return state_ / kDelivered; }
+    bool connected() const { return (state_ & kConnected) != 0; }
     const devices::MsiMessage& message() const { return message_; }
 
    private:
+    static constexpr uint64_t kConnected = 1, kPending = 2, kDelivered = 4;  // the rest counts
+
+    template <class F>
+    void change(F&& next) noexcept {
+      uint64_t now = state_.load();
+      while (!state_.compare_exchange_weak(now, next(now))) {
+      }
+    }
     const Accepts accepts_;
-    std::atomic<bool> connected_{false}, pending_{false};
-    std::atomic<unsigned> delivered_{0};
+    std::atomic<uint64_t> state_{0};
     devices::MsiMessage message_;
   };
 

@@ -121,6 +121,20 @@ class VirtioDriver {
     write(Reg::kStatus, 11, 1);
     REQUIRE(status() == 11);
   }
+  /// MSI-X on, with every vector unmasked.
+  void use_msix() REQUIRES(bql) {
+    auto at = static_cast<uint8_t>(config_read(0x34, 1));
+    while (config_read(at, 1) != devices::Msix::kCapabilityId) {
+      at = static_cast<uint8_t>(config_read(static_cast<uint8_t>(at + 1), 1));
+      REQUIRE(at != 0);
+    }
+    const auto control = static_cast<uint8_t>(at + 2);
+    const uint32_t vectors = (config_read(control, 2) & 0x7ff) + 1;
+    for (uint32_t i = 0; i < vectors; ++i) {
+      machine_.space().store({VirtioMachine::kMsixAt + slot_ * 0x10000 + i * 16 + 12}, 0, 4);
+    }
+    config_write(control, 0x8000, 2);
+  }
   /// A queue at `at` in RAM, with MSI-X vector `vector`.
   GuestQueue set_up_queue(uint16_t index, uint64_t at, uint16_t size, int doorbell,
                           uint16_t vector = devices::kNoVector) {

@@ -312,15 +312,7 @@ TEST_CASE("G26: the machine's reset gives a stuck request up after its patience,
 TEST_CASE("VirtioDevice: a broken queue says so once, and requests in hand come home", "[virtio]") {
   Machine machine;
   bql.assert_held();
-  // MSI-X on, vector 0 not masked. [PCI-3.0 6.8.2]
-  uint8_t msix = 0x34;
-  while ((msix = static_cast<uint8_t>(machine.driver().config_read(msix, 1))) != 0 &&
-         machine.driver().config_read(msix, 1) != Msix::kCapabilityId) {
-    ++msix;
-  }
-  REQUIRE(msix != 0);
-  machine.driver().config_write(static_cast<uint8_t>(msix + 2), 0x8000, 2);
-  machine.machine().space().store({VirtioMachine::kMsixAt + 3 * 0x10000 + 12}, 0, 4);
+  machine.driver().use_msix();
   auto queues = machine.start();
   machine.have_held(queues[0], 3);
   machine.have_held(queues[1], 3, 0x6'0000);
