@@ -30,13 +30,17 @@ struct DiskErrors final : IoErrorSink {
   std::vector<IoError> seen;
 };
 
-/// A machine with one disk in slot 3 on a null-co node, its queues on iothreads.
+/// A machine with one disk in slot 3 on a null-co node, each queue on an iothread of its own, or
+/// all on the main loop.
 class VirtioDisk {
  public:
+  enum class QueuesOn : uint8_t { kIothreads, kMain };
+
   // Unchecked: the destructor gives the BQL back.
   explicit VirtioDisk(unsigned queues = 1,
                       std::string_view node = "driver=null-co,read-zeroes=on,size=1M",
-                      VirtioBlkConfig config = {}) NO_THREAD_SAFETY_ANALYSIS {
+                      VirtioBlkConfig config = {},
+                      QueuesOn where = QueuesOn::kIothreads) NO_THREAD_SAFETY_ANALYSIS {
     bql.lock();
     loop_ = MUST(MainLoop::create());
     pool_ = std::make_unique<ThreadPool>(ThreadPool::Limits{});
@@ -44,6 +48,10 @@ class VirtioDisk {
     MUST(graph_->add(loop_->gs(), MUST(parse_options(std::string(node) + ",node-name=d0"))));
     machine_ = std::make_unique<VirtioMachine>();
     for (unsigned i = 0; i < queues; ++i) {
+      if (where == QueuesOn::kMain) {
+        config.queues.push_back(&loop_->block());
+        continue;
+      }
       threads_.push_back(MUST(IOThread::create("io")));
       contexts_.push_back(MUST(block::BlockContext::create(threads_.back()->context())));
       config.queues.push_back(&threads_.back()->context());
