@@ -80,7 +80,33 @@ class GuestQueue {
     }
     return std::pair(head, elem.length.value());
   }
+  bool has_used() { return word(used() + 2).load(std::memory_order_acquire) != next_used_; }
   size_t free_descriptors() const { return free_.size(); }
+
+  // Who wants to hear of what. Each wish and each look is on its far side of a full fence from the
+  // index that goes with it. [virtio-1.2 2.7.7, 2.7.10]
+  uint16_t next_offer() const { return next_offer_; }
+  /// Whether the device wants the doorbell for what was offered since `before`.
+  bool wants_ring(uint16_t before, bool event_idx) {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (!event_idx) return (word(used()).load() & 1) == 0;
+    return static_cast<uint16_t>(next_offer_ - avail_event() - 1) <
+           static_cast<uint16_t>(next_offer_ - before);
+  }
+  /// Asks for an interrupt; false if something was used meanwhile.
+  bool ask_for_interrupt(bool event_idx) {
+    if (event_idx) {
+      set_used_event(next_used_);
+    } else {
+      word(available()).store(0);
+    }
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    return !has_used();
+  }
+  /// With event_idx the old used_event lies behind anyway.
+  void refuse_interrupts(bool event_idx) {
+    if (!event_idx) word(available()).store(1);
+  }
   /// The event index after which the driver wants to hear. [virtio-1.2 2.7.7]
   void set_used_event(uint16_t index) { word(available() + 4 + 2 * uint64_t{size_}).store(index); }
   uint16_t avail_event() { return word(used() + 4 + 8 * uint64_t{size_}).load(); }
