@@ -244,7 +244,10 @@ void VirtioBlk::handle(Co& co, VirtioQueue& queue) {
   Request request{queue, element, header.type, header.sector};
   const Status result = perform(co, request);
   *status = static_cast<std::byte>(result);
-  queue.complete(element, request.written + 1);
+  // What was written from the start on, never more: the status counts where all before it was
+  // filled, and of a read that failed nobody knows what was. [virtio-1.2 2.7.8.2]
+  const uint64_t room = element.writable_bytes() - 1;
+  queue.complete(element, request.written + (request.written == room ? 1 : 0));
 }
 
 VirtioBlk::Status VirtioBlk::perform(Co& co, Request& request) {

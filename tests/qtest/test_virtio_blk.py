@@ -8,8 +8,8 @@ from typing import Iterator
 import pytest
 from conftest import DISK_SECTORS, ON_EITHER_LOOP, SERIAL
 from qtest import Machine
-from virtio import (SECTOR, Blk, BlkFeature, BlkStatus, BlkType, Buffer, Feature, find_disks,
-                    ranges)
+from virtio import (SECTOR, UNTOUCHED, Blk, BlkFeature, BlkStatus, BlkType, Buffer, Feature,
+                    find_disks, ranges)
 
 IMAGE_SECTORS = 4096
 
@@ -118,14 +118,24 @@ def test_queues_work_side_by_side_in_any_order(disk: Blk) -> None:
 
 
 @ON_EITHER_LOOP
-def test_the_used_length_is_what_was_written(disk: Blk) -> None:
+def test_the_used_length_is_what_was_written_from_the_start(disk: Blk) -> None:
+    """[virtio-1.2 2.7.8.2]: so the status counts where nothing before it was left out, and a driver
+    never takes a byte for the device's that is not."""
     [queue] = disk.bring_up()
-    for kind, room, data, expected in [
-            (BlkType.IN, 4 * SECTOR, b"", 4 * SECTOR + 1), (BlkType.OUT, 0, bytes(SECTOR), 1),
-            (BlkType.FLUSH, 0, b"", 1), (BlkType.GET_ID, 20, b"", 21)]:
-        request = disk.prepare(kind, 0, data, room)
+    for kind, sector, room, data, expected in [
+            (BlkType.IN, 0, 4 * SECTOR, b"", 4 * SECTOR + 1), (BlkType.OUT, 0, 0, bytes(SECTOR), 1),
+            (BlkType.FLUSH, 0, 0, b"", 1), (BlkType.GET_ID, 0, 20, b"", 21),
+            (BlkType.GET_ID, 0, 19, b"", 20), (BlkType.GET_ID, 0, 64, b"", 20),
+            (BlkType.IN, DISK_SECTORS, SECTOR, b"", 0), (BlkType.IN, 0, SECTOR - 1, b"", 0),
+            (BlkType.OUT, DISK_SECTORS, 0, bytes(SECTOR), 1), (99, 0, SECTOR, b"", 0),
+            (99, 0, 0, b"", 1)]:
+        request = disk.prepare(kind, sector, data, room)
+        if room:
+            disk.machine.memset(request.data, room, UNTOUCHED)
         disk.submit(queue, request)
-        assert queue.wait()[1] == expected, kind
+        assert queue.wait()[1] == expected, (kind, sector, room)
+        untouched = disk.machine.read(request.data, room)[min(expected, room):] if room else b""
+        assert untouched == bytes([UNTOUCHED]) * len(untouched), (kind, sector, room)
 
 
 @ON_EITHER_LOOP
