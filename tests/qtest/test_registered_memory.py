@@ -42,7 +42,7 @@ def transfer(disk: Blk, data: bytes) -> None:
 
 
 def used_by(directory: pathlib.Path, image: pathlib.Path, *arguments: str, on: str = "iothread",
-            prefix: Sequence[str] = ()) -> Used:
+            launcher: Sequence[str] = ()) -> Used:
     """Transfers to a disk of a machine with these `arguments`, whose RAM has 64 MiB."""
     device = "virtio-blk-pci,drive=f0"
     if on == "iothread":
@@ -50,7 +50,7 @@ def used_by(directory: pathlib.Path, image: pathlib.Path, *arguments: str, on: s
         device += ",iothread=io0"
     with Machine(directory, "-d", "util=debug", *arguments, "-blockdev",
                  f"driver=file,aio=io_uring,node-name=f0,filename={image}", "-device", device,
-                 launcher=prefix) as machine:
+                 launcher=launcher) as machine:
         [disk] = find_disks(machine)
         transfer(disk, bytes(reversed(range(256))) * 16)
         machine.qmp.execute("quit")
@@ -100,11 +100,11 @@ def test_data_in_pieces_is_not_registered(tmp_path: pathlib.Path, image: pathlib
 
 def test_below_the_limit_of_locked_memory_the_disk_works_all_the_same(
         tmp_path: pathlib.Path, image: pathlib.Path) -> None:
-    prefix = ["prlimit", "--memlock=8388608:8388608", "setpriv", "--inh-caps=-ipc_lock",
-              "--bounding-set=-ipc_lock"]
-    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode != 0:
+    launcher = ["prlimit", "--memlock=8388608:8388608", "setpriv", "--inh-caps=-ipc_lock",
+                "--bounding-set=-ipc_lock"]
+    if subprocess.run([*launcher, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("prlimit and setpriv can not take the right to lock memory away")
-    used = used_by(tmp_path, image, "-mem-prealloc", launcher=prefix)
+    used = used_by(tmp_path, image, "-mem-prealloc", launcher=launcher)
     assert used.registered["IO io0"] == 0
     assert used.requests["IO io0"] >= TRANSFERS
     [refusal] = used.refusals

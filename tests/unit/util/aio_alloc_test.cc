@@ -104,6 +104,7 @@ TEST_CASE("IoRing: once running, requests allocate nothing", "[io_ring]") {
 }
 
 TEST_CASE("IoRing: once pinned, transfers of registered memory allocate nothing", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   auto context = MUST(AioContext::create("test"));
   IoRing& ring = *context->io_ring();
   const auto memory = std::make_shared<std::array<std::byte, 16384>>();

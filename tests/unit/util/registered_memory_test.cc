@@ -25,6 +25,7 @@
 #include "tests/support/syscall_filter.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/watchdog.h"
+#include "tests/support/without_io_ring.h"
 #include "util/aio_context.h"
 #include "util/coroutine.h"
 #include "util/fd.h"
@@ -167,6 +168,7 @@ class MemlockLimit {
 // --- Which transfers ---
 
 TEST_CASE("RegisteredMemory: what lies in it is transferred as such", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   const Offered memory(1 << 20);
   f.settle();
@@ -179,6 +181,7 @@ TEST_CASE("RegisteredMemory: what lies in it is transferred as such", "[io_ring]
 }
 
 TEST_CASE("RegisteredMemory: a ring that is made later knows it", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   const Offered memory(kPage);
   Fixture f;
   CHECK(f.copies(*memory.mapping));
@@ -186,6 +189,7 @@ TEST_CASE("RegisteredMemory: a ring that is made later knows it", "[io_ring]") {
 }
 
 TEST_CASE("RegisteredMemory: other memory is transferred as before", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   const auto neighbours = std::make_shared<Mapping>(3 * kPage);
   const RegisteredMemory middle(neighbours->bytes().subspan(kPage, kPage), neighbours);
@@ -209,6 +213,7 @@ TEST_CASE("RegisteredMemory: other memory is transferred as before", "[io_ring]"
 
 TEST_CASE("RegisteredMemory: a transfer that a table's slot does not hold goes unregistered",
           "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   const Offered memory(kGiB + (1 << 20));
   f.settle();
@@ -221,6 +226,7 @@ TEST_CASE("RegisteredMemory: a transfer that a table's slot does not hold goes u
 
 TEST_CASE("RegisteredMemory: what does not fit into a ring's table goes unregistered",
           "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   std::vector<Offered> many;
   for (int i = 0; i < 1025; ++i) many.emplace_back(kPage);
@@ -237,6 +243,7 @@ TEST_CASE("RegisteredMemory: what does not fit into a ring's table goes unregist
 // --- Life ---
 
 TEST_CASE("RegisteredMemory: when it goes the ring lets go of it", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   Offered memory(kPage);
   f.settle();
@@ -250,6 +257,7 @@ TEST_CASE("RegisteredMemory: when it goes the ring lets go of it", "[io_ring]") 
 }
 
 TEST_CASE("RegisteredMemory: other memory at the same place is not taken for it", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Fixture f;
   for (int i = 0; i < 10; ++i) {
     const Offered memory(kPage);
@@ -260,6 +268,7 @@ TEST_CASE("RegisteredMemory: other memory at the same place is not taken for it"
 }
 
 TEST_CASE("RegisteredMemory: it may outlive a ring, and the next ring knows it", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   Offered memory(kPage);
   {
     Fixture f;
@@ -279,6 +288,7 @@ TEST_CASE("RegisteredMemory: it may outlive a ring, and the next ring knows it",
 
 TEST_CASE("RegisteredMemory: a change that a ring has not seen is no burden to its end",
           "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   auto f = std::make_unique<Fixture>();
   Offered memory(kPage);
   f->settle();
@@ -289,6 +299,7 @@ TEST_CASE("RegisteredMemory: a change that a ring has not seen is no burden to i
 }
 
 TEST_CASE("RegisteredMemory: it stays until the transfers in it have ended", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("memory goes under a transfer", 60s);
   Fixture f;
   Offered memory(kPage);
@@ -313,6 +324,7 @@ TEST_CASE("RegisteredMemory: it stays until the transfers in it have ended", "[i
 }
 
 TEST_CASE("RegisteredMemory: a cancelled transfer gives it back", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("cancelled transfer of registered memory", 60s);
   Fixture f;
   Offered memory(kPage);
@@ -328,6 +340,7 @@ TEST_CASE("RegisteredMemory: a cancelled transfer gives it back", "[io_ring]") {
 
 TEST_CASE("RegisteredMemory: transfers that the kernel has not taken yet find what they named",
           "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("memory goes before the kernel takes requests", 60s);
   constexpr int kMany = 300;  // more than the submission queue holds
   std::array<int, 3> found{};
@@ -358,6 +371,7 @@ TEST_CASE("RegisteredMemory: transfers that the kernel has not taken yet find wh
 }
 
 TEST_CASE("RegisteredMemory: comes and goes while threads transfer", "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   test::Watchdog watchdog("registered memory and threads", 120s);
   constexpr size_t kThreads = 2;
   constexpr size_t kSlices = 16;
@@ -416,6 +430,7 @@ TEST_CASE("RegisteredMemory: comes and goes while threads transfer", "[io_ring]"
 
 TEST_CASE("RegisteredMemory: without the right to lock it, or the call, transfers go on",
           "[io_ring]") {
+  SKIP_WITHOUT_IO_RING();
   const bool by_limit = GENERATE(true, false);
   bool copied = false;
   uint64_t registered = 1;
@@ -446,6 +461,7 @@ TEST_CASE("RegisteredMemory: without the right to lock it, or the call, transfer
 }
 
 TEST_CASE("RegisteredMemory: the same memory twice aborts", "[io_ring][death]") {
+  SKIP_WITHOUT_IO_RING();
   const Offered memory(2 * kPage);
   CHECK(test::dies(
       [&] { const RegisteredMemory again(memory.mapping->bytes().subspan(kPage), nullptr); }));
