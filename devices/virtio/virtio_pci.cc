@@ -153,6 +153,7 @@ void VirtioPci::add_capabilities() {
 
 Result<void> VirtioPci::do_realize() {
   TRY(device_->realize());
+  device_->pause();  // until the driver makes it a bus master
   TRY(msix_.realize(router_));
   intx_bh_ = std::make_unique<Bh>(loop_.service(), [this] {
     bql.assert_held();
@@ -189,6 +190,7 @@ memory::MemoryRegion::Doorbell VirtioPci::doorbell(unsigned queue) const {
 
 void VirtioPci::reset_function() {
   device_->reset_now();
+  update_bus_master();
   msix_.reset();
   msix_on_ = false;
   device_feature_select_ = driver_feature_select_ = 0;
@@ -210,6 +212,24 @@ void VirtioPci::queue_interrupt(unsigned queue) noexcept {
 
 void VirtioPci::config_interrupt() { interrupt(config_vector_, kIsrConfig); }
 
+/// A function that is no bus master reads no ring and sends no message. [PCI-3.0 6.2.2] What it has
+/// taken before comes to its end: whoever switches the bit off resets the device first.
+void VirtioPci::update_bus_master() {
+  const bool is_master = config().command(PciCommand::kBusMaster);
+  if (is_master == is_master_.load()) return;
+  is_master_ = is_master;
+  if (!is_master) return device_->pause();
+  device_->resume();
+  if (!withheld_.exchange(false)) return;
+  // One too many harms no driver; whose they were is not worth the remembering.
+  for (const auto& vector : queue_vectors_) send_message(vector);
+  send_message(config_vector_);
+}
+
+void VirtioPci::send_message(uint16_t vector) noexcept {
+  if (MsiVector* target = msix_.vector(vector)) target->signal();
+}
+
 /// Any thread. [virtio-1.2 4.1.4.5.1, 4.1.5.1.2]
 void VirtioPci::interrupt(uint16_t vector, uint8_t isr_bit) noexcept {
   // relaxed: a driver that switches to MSI-X has no requests under way
@@ -220,10 +240,16 @@ void VirtioPci::interrupt(uint16_t vector, uint8_t isr_bit) noexcept {
   }
   // A change of the configuration shows there whatever tells of it.
   if (isr_bit == kIsrConfig) isr_.fetch_or(isr_bit);
-  if (MsiVector* target = msix_.vector(vector)) target->signal();
+  if (!is_master_.load()) {
+    withheld_ = true;
+    // Either this look sees the bit, or update_bus_master() sees what was withheld.
+    if (!is_master_.load()) return;
+  }
+  send_message(vector);
 }
 
 void VirtioPci::config_written(uint8_t offset, unsigned size) {
+  update_bus_master();
   msix_.config_written(config());
   msix_on_.store(msix_.enabled(), std::memory_order_relaxed);
   const unsigned data = indirect_capability_ + std::to_underlying(CapField::kMore);

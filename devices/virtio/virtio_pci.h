@@ -123,6 +123,8 @@ class VirtioPci final : public PciDevice, private VirtioTransport {
     return value < msix_.vectors() ? static_cast<uint16_t>(value) : kNoVector;
   }
   void interrupt(uint16_t vector, uint8_t isr_bit) noexcept;
+  void send_message(uint16_t vector) noexcept;
+  void update_bus_master() REQUIRES(bql);
   memory::MemoryRegion::Doorbell doorbell(unsigned queue) const;
 
   const std::unique_ptr<VirtioDevice> device_;
@@ -141,6 +143,8 @@ class VirtioPci final : public PciDevice, private VirtioTransport {
   // Read by the queues' contexts.
   std::vector<std::atomic<uint16_t>> queue_vectors_;
   std::atomic<bool> msix_on_{false};
+  std::atomic<bool> is_master_{false};
+  std::atomic<bool> withheld_{false};  // messages, while it is none
   std::atomic<uint8_t> isr_{0};
   std::unique_ptr<Bh> intx_bh_;
 };
