@@ -142,9 +142,14 @@ Result<void> VirtioBlk::realize() {
 void VirtioBlk::unrealize() {
   VirtioDevice::unrealize();
   backend_.set_user(nullptr);
-  // All requests have ended, so nothing can hold this up but another user's.
-  if (const auto removed = backend_.remove(loop().gs()); !removed) {
-    RHEA_LOG(kDevices, kWarn, "{}: {}", id(), removed.error().message());
+  // Its requests have ended, but a change of the graph waits for every disk's. It has to succeed:
+  // an edge can not outlive its user.
+  for (;;) {
+    const auto removed = backend_.remove(loop().gs());
+    if (removed.has_value()) break;
+    RHEA_LOG(kDevices, kWarn, "{} can not let go of its disk yet: {}", id(),
+             removed.error().message());
+    if (removed.error().kind() != ErrorKind::kTimeout) break;
   }
   backend_.close();
 }

@@ -67,9 +67,7 @@ class VirtioDisk {
   }
   // Unchecked: the constructor took the BQL.
   ~VirtioDisk() NO_THREAD_SAFETY_ANALYSIS {
-    machine_->bus().remove(*pci);
-    pci->unrealize();
-    pci.reset();
+    if (pci) unplug();
     machine_.reset();
     graph_.reset();
     contexts_.clear();
@@ -78,6 +76,12 @@ class VirtioDisk {
     loop_.reset();
     bql.unlock();
     rcu_drain_callbacks();
+  }
+
+  void unplug() NO_THREAD_SAFETY_ANALYSIS {
+    machine_->bus().remove(*pci);
+    pci->unrealize();
+    pci.reset();
   }
 
   VirtioDriver& driver() { return *driver_; }
