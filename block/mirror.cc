@@ -131,14 +131,25 @@ Result<void> Mirror::copy(Co& co, DirtyMap::Run run) {
   return result;
 }
 
-/// A helper copies the next run, if there is one.
-void Mirror::start_copy() {
+bool Mirror::is_under_way(const DirtyMap::Run& run) const {
+  return std::ranges::any_of(under_way_, [&run](const DirtyMap::Run& other) {
+    return run.offset < other.offset + other.size && other.offset < run.offset + run.size;
+  });
+}
+
+/// A helper copies the next run, if there is one; false if that has to wait for another's end.
+bool Mirror::start_copy() {
   auto run = dirty_->take(next_, kStepBytes);
   if (!run) run = dirty_->take(0, kStepBytes);
-  if (!run) return;
+  if (!run) return true;
   next_ = run->offset + run->size;
+  if (is_under_way(*run)) {
+    dirty_->mark(run->offset, run->size);
+    return false;
+  }
   slice_bytes_ += run->size;
   ++helpers_;
+  under_way_.push_back(*run);
   const auto started = start_helper([this, run = *run](Co& co) {
     auto copied = copy(co, run);
     if (copied.has_value()) {
@@ -146,13 +157,19 @@ void Mirror::start_copy() {
     } else if (!failure_) {
       failure_ = copied.error();
     }
-    --helpers_;
+    end_copy(run);
   });
   if (!started) {
     dirty_->mark(run->offset, run->size);
-    --helpers_;
+    end_copy(*run);
     if (helpers_ == 0) failure_ = started.error();
   }
+  return true;
+}
+
+void Mirror::end_copy(const DirtyMap::Run& run) {
+  std::erase_if(under_way_, [&run](const auto& other) { return other.offset == run.offset; });
+  --helpers_;
 }
 
 /// Waits for the end of a time slice in which as much was copied as the speed allows.
@@ -184,7 +201,7 @@ Result<void> Mirror::work(Co& co) {
     const bool may_start = helpers_ < kHelpers && !dirty_->empty() && !completing();
     if (may_start) {
       throttle(co);
-      if (pause_point(co)) start_copy();
+      if (pause_point(co) && !start_copy()) wait(co);
     } else {
       wait(co);
     }

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "block/dirty_map.h"
 #include "block/job.h"
@@ -21,7 +22,8 @@ struct MirrorConfig {
 ///
 /// A filter goes in above the source and marks what the guest has written, after it was written.
 /// The job clears marks before it reads: so a write beside the copy leaves its mark, and the next
-/// round takes it. Once nothing is marked the job is ready; from then on it follows. Its last step,
+/// round takes it, when that copy has ended: of two copies of one part the older might land last.
+/// Once nothing is marked the job is ready; from then on it follows. Its last step,
 /// on main: drain, copy what is left, lead the source's users to the target.
 ///
 /// Thread: see Job.
@@ -49,7 +51,9 @@ class Mirror final : public Job {
 
   Result<void> copy(Co& co, DirtyMap::Run run);
   Result<void> copy_rest(Co& co);
-  void start_copy();
+  bool start_copy();
+  void end_copy(const DirtyMap::Run& run);
+  bool is_under_way(const DirtyMap::Run& run) const;
   void throttle(Co& co);
 
   NodeRef source_, target_, filter_;
@@ -60,6 +64,7 @@ class Mirror final : public Job {
   // The job's context.
   uint64_t next_ = 0;  // where the next run is looked for
   unsigned helpers_ = 0;
+  std::vector<DirtyMap::Run> under_way_;  // a helper's each
   bool ready_ = false;
   std::optional<Error> failure_;
   Nanoseconds slice_start_{0};

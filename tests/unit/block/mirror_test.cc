@@ -106,6 +106,27 @@ TEST_CASE("Mirror: what is written while it copies reaches the copy", "[mirror]"
   CHECK(TestDisk::of(s.b).bytes() == data);
 }
 
+TEST_CASE("Mirror: a slow copy does not land on top of a newer one", "[mirror]") {
+  Setup s("4k");
+  auto before = pattern(4096, 3), after = pattern(4096, 5);
+  REQUIRE(write(s.f, s.disk, s.f.main(), 0, before).has_value());
+  TestDisk& copy = TestDisk::of(s.b);
+  copy.hold();
+  REQUIRE(s.mirror(test_config(4096)).has_value());
+  s.f.turn_until([&] { return copy.held() == 1; });  // it has read what is old now
+  copy.let_new_pass();
+  REQUIRE(write(s.f, s.disk, s.f.main(), 0, after).has_value());
+  for (int turns = 0; turns < 100; ++turns) {  // for a second copy, if there were one
+    s.f.loop().service().notify();
+    s.f.loop().turn();
+  }
+  copy.release();
+  s.f.turn_until([&] { return s.events.ready == 1; });
+  REQUIRE(s.jobs.find("m0")->complete().has_value());
+  s.f.turn_until([&] { return s.events.ended == 1; });
+  CHECK(copy.bytes() == after);
+}
+
 TEST_CASE("Mirror: a cancelled job leaves the source in place", "[mirror]") {
   Setup s;
   REQUIRE(s.mirror().has_value());

@@ -35,6 +35,8 @@ class TestDisk final : public BlockDriver {
   /// Requests that come from now on wait until release(). Any thread.
   void hold() { holding_ = true; }
   void release();
+  /// Those that wait go on waiting, new ones do not.
+  void let_new_pass() { holding_ = false; }
   /// How many wait. A request kicks main when it begins to.
   int held() const { return held_; }
   int requests() const { return requests_; }
