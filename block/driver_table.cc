@@ -18,10 +18,15 @@ std::unique_ptr<BlockDriver> make() {
   return std::make_unique<D>();
 }
 
+std::unique_ptr<BlockDriver> make_host_device() {
+  return std::make_unique<File>(internal::HostFileKind::kBlockDevice);
+}
+
 constexpr std::array kDrivers{
     DriverRow{Blkdebug::kName, make<Blkdebug>},
     DriverRow{File::kName, make<File>},
     DriverRow{FirstBlockGuard::kName, make<FirstBlockGuard>},
+    DriverRow{File::kHostDeviceName, make_host_device},
     DriverRow{NullCo::kName, make<NullCo>},
     DriverRow{Raw::kName, make<Raw>},
     DriverRow{Throttle::kName, make<Throttle>},

@@ -34,7 +34,8 @@ constexpr std::array kPolicies{
 
 /// Drivers that are the host's side of a tree themselves, and take no file below them.
 bool is_protocol(std::string_view driver) {
-  return driver == block::File::kName || driver == block::NullCo::kName;
+  return driver == block::File::kName || driver == block::File::kHostDeviceName ||
+         driver == block::NullCo::kName;
 }
 
 OptionTree on_off(bool on) { return OptionTree::string(on ? "on" : "off"); }

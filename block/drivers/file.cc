@@ -12,7 +12,7 @@ using internal::FileTransport;
 using internal::HostFile;
 using internal::OpenMode;
 
-File::File() = default;
+File::File(internal::HostFileKind kind) : kind_(kind) {}
 File::~File() = default;
 
 Result<File::Options> File::take_options(OpenRequest& request) {
@@ -34,15 +34,15 @@ Result<File::Options> File::take_options(OpenRequest& request) {
   return options;
 }
 
-Result<File::Opened> File::open_file(const Options& options, OpenRequest& request) {
+Result<File::Opened> File::open_file(const Options& options, OpenRequest& request) const {
   NodeOptions& common = request.common();
   OpenMode mode{.writable = !common.read_only, .direct = common.cache_direct};
-  auto file = internal::open_host_file(options.filename, mode);
+  auto file = internal::open_host_file(options.filename, mode, kind_);
   if (!file && file.error().kind() == ErrorKind::kPermission && mode.writable &&
       common.auto_read_only) {
     mode.writable = false;
     common.read_only = true;
-    file = internal::open_host_file(options.filename, mode);
+    file = internal::open_host_file(options.filename, mode, kind_);
   }
   Opened opened;
   opened.file = TRY(std::move(file));

@@ -1,4 +1,4 @@
-// file: an image that is a file or a block device of the host.
+// file, host_device: an image that is a file or a block device of the host.
 #pragma once
 
 #include <atomic>
@@ -21,6 +21,9 @@ namespace rhea::block {
 /// that another host has changed. Of the common ones it obeys cache.direct, discard, read-only and
 /// auto-read-only; filename and locking stay as they are when it is reopened.
 ///
+/// Under the name "file" it takes a regular file or a block device of the host, whichever it finds;
+/// under "host_device", a block device alone. They differ in nothing else.
+///
 /// The length of a regular file is rounded up to whole sectors; what is read beyond its end, also
 /// when it was cut behind our back, is zero, and a write there makes it longer.
 ///
@@ -32,11 +35,14 @@ namespace rhea::block {
 class File final : public BlockDriver {
  public:
   static constexpr std::string_view kName = "file";
+  static constexpr std::string_view kHostDeviceName = "host_device";
 
-  File();
+  explicit File(internal::HostFileKind kind = internal::HostFileKind::kAny);
   ~File() override;
 
-  std::string_view name() const noexcept override { return kName; }
+  std::string_view name() const noexcept override {
+    return kind_ == internal::HostFileKind::kAny ? kName : kHostDeviceName;
+  }
   Result<void> open(Gs& gs, OpenRequest& request) override;
   void close(Gs& gs) noexcept override;
   Result<std::unique_ptr<ReopenState>> reopen(Gs& gs, OpenRequest& request) override;
@@ -78,7 +84,7 @@ class File final : public BlockDriver {
   };
 
   static Result<Options> take_options(OpenRequest& request);
-  static Result<Opened> open_file(const Options& options, OpenRequest& request);
+  Result<Opened> open_file(const Options& options, OpenRequest& request) const;
   Permissions locked(const Permissions& needs) const;
   Error failed(std::string_view what, uint64_t offset, uint64_t size, int64_t result) const;
   Result<void> read_rest(Co& co, uint64_t offset, IoVector memory, int64_t last);
@@ -88,6 +94,7 @@ class File final : public BlockDriver {
   int64_t zero(Co& co, uint64_t offset, uint64_t size, WriteFlags flags);
   void flush_failed(int64_t result) noexcept;
 
+  const internal::HostFileKind kind_;
   const Node* node_ = nullptr;
   Options options_;
   Opened opened_;  // changes in write sections

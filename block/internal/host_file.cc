@@ -89,8 +89,13 @@ Result<void> find_limits(HostFile& file, const struct stat& status) {
   return ok();
 }
 
-Result<void> check_kind(HostFile& file, const struct stat& status, const std::string& filename) {
+Result<void> check_kind(HostFile& file, const struct stat& status, const std::string& filename,
+                        HostFileKind kind) {
   file.is_block_device = S_ISBLK(status.st_mode);
+  if (!file.is_block_device && kind == HostFileKind::kBlockDevice) {
+    return fail(ErrorKind::kInvalidArgument,
+                "'host_device' driver requires '{}' to be a block device", filename);
+  }
   if (!file.is_block_device && !S_ISREG(status.st_mode)) {
     return fail(ErrorKind::kInvalidArgument,
                 "'file' driver requires '{}' to be a regular file or a block device", filename);
@@ -108,7 +113,7 @@ Result<void> check_kind(HostFile& file, const struct stat& status, const std::st
 
 }  // namespace
 
-Result<HostFile> open_host_file(const std::string& filename, OpenMode mode) {
+Result<HostFile> open_host_file(const std::string& filename, OpenMode mode, HostFileKind kind) {
   HostFile file;
   file.mode = mode;
   // Non-blocking, because a pipe would wait for its other end here before it could be refused.
@@ -123,7 +128,7 @@ Result<HostFile> open_host_file(const std::string& filename, OpenMode mode) {
   }
   struct stat status{};
   if (::fstat(file.fd.get(), &status) < 0) return open_error(filename, errno);
-  TRY(check_kind(file, status, filename));
+  TRY(check_kind(file, status, filename, kind));
   // Reads of a non-blocking file would come back with EAGAIN from io_uring.
   TRY(set_nonblocking(file.fd.get(), false));
   if (auto found = find_limits(file, status); !found) {

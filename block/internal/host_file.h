@@ -18,6 +18,12 @@ struct OpenMode {
   friend bool operator==(const OpenMode&, const OpenMode&) = default;
 };
 
+/// What a driver opens.
+enum class HostFileKind : uint8_t {
+  kAny,          ///< a regular file or a block device
+  kBlockDevice,  ///< nothing else
+};
+
 /// An open image, and what does not change while it is open.
 struct HostFile {
   Fd fd;
@@ -32,10 +38,11 @@ struct HostFile {
   }
 };
 
-/// Opens a regular file or a block device; never waits for the other end of a pipe.
+/// Opens what `kind` says; never waits for the other end of a pipe.
 /// Errors: "Could not open 'x': No such file or directory"; another kind of file; a file system
 /// without direct I/O. kPermission when it is read-only and the mode is not.
-Result<HostFile> open_host_file(const std::string& filename, OpenMode mode);
+Result<HostFile> open_host_file(const std::string& filename, OpenMode mode,
+                                HostFileKind kind = HostFileKind::kAny);
 
 /// `fd` is the file's. Units: bytes; of a regular file rounded up to whole sectors of 512.
 Result<uint64_t> host_file_length(const HostFile& file, int fd);

@@ -271,6 +271,38 @@ TEST_CASE("File: without io_uring threads do, unless it was asked for by name", 
   CHECK(result.passed());
 }
 
+TEST_CASE("HostDevice: what is no block device is refused", "[file]") {
+  rhea::test::TempDir dir;
+  BlockFixture f;
+  for (const std::string& path : {make_image(dir.file("image"), 65536), std::string("/dev/null")}) {
+    const auto added =
+        f.graph().add(f.gs(), options("driver=host_device,node-name=f0,filename=" + path));
+    CHECK(message(added) == "'host_device' driver requires '" + path + "' to be a block device");
+  }
+  CHECK(message(f.graph().add(
+            f.gs(), options("driver=host_device,node-name=f0,filename=" + dir.file("none")))) ==
+        "Could not open '" + dir.file("none") + "': No such file or directory");
+}
+
+TEST_CASE("HostDevice: a block device is read and written under that name", "[file]") {
+  rhea::test::TempDir dir;
+  BlockFixture f;
+  const std::string image = make_image(dir.file("image"), 1 << 20);
+  const LoopDevice device(image, LoopDevice::Access::kReadWrite);
+  if (!device) {
+    WARN("SKIP: may not make a loop device");
+    return;
+  }
+  Disk disk(f, f.add("driver=host_device,node-name=f0,filename=" + device.path()));
+  CHECK(disk.node().driver().name() == "host_device");
+  CHECK(disk.node().length() == 1 << 20);
+  auto bytes = pattern(4096, 2), back = bytes;
+  REQUIRE(disk.write(8192, bytes, WriteFlags::kForceUnitAccess).has_value());
+  std::ranges::fill(back, std::byte{0});
+  REQUIRE(disk.read(8192, back).has_value());
+  CHECK(back == bytes);
+}
+
 TEST_CASE("File: a block device is found out, and can not be resized", "[file]") {
   rhea::test::TempDir dir;
   BlockFixture f;
