@@ -69,6 +69,7 @@ class PciWorld {
   static constexpr uint64_t kRamBytes = uint64_t{4} << 30;
   static constexpr unsigned kVectors[2] = {2, 3};
 
+  // Unchecked: the destructor gives the BQL back.
   PciWorld() NO_THREAD_SAFETY_ANALYSIS {
     bql.lock();
     loop_ = MUST(MainLoop::create());
@@ -94,6 +95,7 @@ class PciWorld {
     add(std::make_shared<SpareFunction>(), functions_[3]);
     machine_->reset();
   }
+  // Unchecked: the constructor took the BQL.
   ~PciWorld() NO_THREAD_SAFETY_ANALYSIS {
     for (const auto& device : devices_) machine_->pci().remove(*device)->unrealize();
     devices_.clear();

@@ -56,6 +56,7 @@ class PickyMsi final : public MsiRouter {
 /// A table in an address space of its own, at 0.
 class Table {
  public:
+  // Unchecked: the destructor gives the BQL back.
   explicit Table(unsigned vectors, MsiRouter* router = nullptr) NO_THREAD_SAFETY_ANALYSIS
       : msix(vectors, errors_) {
     bql.lock();
@@ -66,6 +67,7 @@ class Table {
     space_.emplace("msix", root_);
     capability = static_cast<uint8_t>(config_.read(0x34, 1));
   }
+  // Unchecked: the constructor took the BQL.
   ~Table() NO_THREAD_SAFETY_ANALYSIS {
     msix.unrealize();
     space_.reset();
@@ -75,11 +77,13 @@ class Table {
 
   uint64_t load(uint64_t at, unsigned size = 4) { return space_->load({at}, size); }
   void store(uint64_t at, uint64_t value, unsigned size = 4) { space_->store({at}, value, size); }
-  void control(uint32_t bits) NO_THREAD_SAFETY_ANALYSIS {
+  void control(uint32_t bits) {
+    bql.assert_held();
     config_.write(static_cast<uint8_t>(capability + 2), bits, 2);
     msix.config_written(config_);
   }
-  uint32_t config(unsigned offset, unsigned size) NO_THREAD_SAFETY_ANALYSIS {
+  uint32_t config(unsigned offset, unsigned size) {
+    bql.assert_held();
     return config_.read(static_cast<uint8_t>(capability + offset), size);
   }
   void mask(unsigned vector, uint32_t bits) { store(16 * uint64_t{vector} + 12, bits); }
@@ -87,7 +91,10 @@ class Table {
   uint64_t pending(unsigned word = 0) { return load(pending_at() + 4 * uint64_t{word}); }
   FakeMsi::Vector& vector(unsigned index) { return *msi.vectors[index]; }
   uint64_t guest_errors() const { return errors_.count(); }
-  void reset() NO_THREAD_SAFETY_ANALYSIS { msix.reset(); }
+  void reset() {
+    bql.assert_held();
+    msix.reset();
+  }
 
  private:
   RcuThread rcu_;

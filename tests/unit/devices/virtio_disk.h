@@ -78,7 +78,8 @@ class VirtioDisk {
     rcu_drain_callbacks();
   }
 
-  void unplug() NO_THREAD_SAFETY_ANALYSIS {
+  void unplug() {
+    bql.assert_held();
     machine_->bus().remove(*pci);
     pci->unrealize();
     pci.reset();

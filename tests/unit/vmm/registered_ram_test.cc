@@ -36,11 +36,13 @@ std::shared_ptr<RamBlock> make_ram(bool prealloc) {
 /// An address space that a RegisteredRam follows, and a ring. Holds the BQL.
 class Followed {
  public:
+  // Unchecked: the destructor gives the BQL back.
   Followed() NO_THREAD_SAFETY_ANALYSIS {
     bql.lock();
     space_.emplace("memory", root_);
     space_->register_listener(ram_);
   }
+  // Unchecked: the constructor took the BQL.
   ~Followed() NO_THREAD_SAFETY_ANALYSIS {
     unfollow();
     space_.reset();
@@ -48,11 +50,16 @@ class Followed {
     rcu_drain_callbacks();
   }
 
-  void show(MemoryRegion& region, uint64_t address) NO_THREAD_SAFETY_ANALYSIS {
+  void show(MemoryRegion& region, uint64_t address) {
+    bql.assert_held();
     root_.add(region, address);
   }
-  void hide(MemoryRegion& region) NO_THREAD_SAFETY_ANALYSIS { root_.remove(region); }
-  void unfollow() NO_THREAD_SAFETY_ANALYSIS {
+  void hide(MemoryRegion& region) {
+    bql.assert_held();
+    root_.remove(region);
+  }
+  void unfollow() {
+    bql.assert_held();
     if (ram_ != nullptr) space_->unregister_listener(*ram_);
     ram_.reset();
   }
