@@ -301,6 +301,8 @@ std::optional<size_t> AioContext::Impl::look_around(Nanoseconds end) {
 size_t AioContext::Impl::add_ready_watches(size_t ready) {
   for (FdWatch::State* state : ready_checks) {
     if (ready == events.size()) break;  // they are asked again the next time
+    // Else what a watch that is off has to do would keep its thread awake.
+    if (both(FdEvents::kRead, state->events) == FdEvents::kNone) continue;
     const auto end = events.begin() + static_cast<ptrdiff_t>(ready);
     const auto is_in = [state](const epoll_event& e) { return e.data.ptr == state; };
     if (std::any_of(events.begin(), end, is_in) || !state->ready()) continue;

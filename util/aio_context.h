@@ -62,7 +62,8 @@ class FdWatch {
   /// With kNone nothing is reported, not even a hang-up.
   void set_events(FdEvents events);
   /// Tells the context how to see, without a system call, that the callback has something to do: it
-  /// asks while it busy-polls and calls the callback with kRead when `ready` says so. `ready` runs
+  /// asks while it busy-polls and calls the callback with kRead when `ready` says so; not while the
+  /// watch is not for reading. `ready` runs
   /// in a tight loop and may neither change watches nor poll. Empty: only the descriptor counts.
   void set_ready_check(std::move_only_function<bool()> ready);
   explicit operator bool() const noexcept { return state_ != nullptr; }

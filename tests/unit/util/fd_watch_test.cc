@@ -269,6 +269,18 @@ TEST_CASE("FdWatch: a busy-polling context believes the ready check", "[aio]") {
     CHECK(context->poll(PollMode::kBlocking));
     CHECK(calls == 2);
   }
+  SECTION("but not while the watch is off: the thread sleeps") {
+    watch.set_events(FdEvents::kNone);
+    const int before = asked;
+    Timer timer(context->timers(), [] {});
+    timer.arm_after(100us);
+    CHECK(context->poll(PollMode::kBlocking));
+    CHECK(asked == before);
+    CHECK(calls == 1);
+    watch.set_events(FdEvents::kRead);
+    CHECK(context->poll(PollMode::kBlocking));
+    CHECK(calls == 2);
+  }
   SECTION("until the check is taken away") {
     const int before = asked;
     watch.set_ready_check({});
