@@ -1,11 +1,14 @@
-"""`scripts/bench block`: requests through the block layer, beside qemu-img bench and fio."""
+"""`scripts/bench block`: requests through the block layer, beside qemu-img bench and fio.
+
+The time is each tool's own, from its first request to its last. The CPU time of qemu-img is the
+whole process's, some milliseconds of starting included; the others tell their own."""
 
 import argparse
 import json
+import re
 import resource
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +39,11 @@ class Load:
         return f"{self.driver} {self.size // 1024} KiB depth {self.depth}"
 
 
-Command = Callable[[Load, Path], list[str]]
+def _bench(name: str) -> Path:
+    binary = ROOT / "build" / "tests" / "bench" / name
+    if not binary.exists():
+        raise LabError(f"{binary} does not exist; build it: meson setup build && ninja -C build")
+    return binary
 
 
 def _rhea(load: Load, image: Path) -> list[str]:
@@ -45,11 +52,8 @@ def _rhea(load: Load, image: Path) -> list[str]:
         "file": "driver=raw,cache.direct=on,file.driver=file,file.aio=io_uring,"
         f"file.filename={image}",
     }
-    binary = ROOT / "build" / "tests" / "bench" / "block_bench"
-    if not binary.exists():
-        raise LabError(f"{binary} does not exist; build it: meson setup build && ninja -C build")
     words = [f"depth={load.depth}", f"size={load.size}", f"count={load.count}"]
-    return [str(binary), nodes[load.driver], *words]
+    return [str(_bench("block_bench")), nodes[load.driver], *words]
 
 
 def _qemu_img(load: Load, image: Path) -> list[str]:
@@ -63,16 +67,40 @@ def _qemu_img(load: Load, image: Path) -> list[str]:
 def _fio(load: Load, image: Path) -> list[str]:
     return [
         "fio", "--name=read", f"--filename={image}", "--rw=read", f"--bs={load.size}",
-        f"--iodepth={load.depth}", "--ioengine=io_uring", "--direct=1",
-        f"--io_size={load.count * load.size}", f"--size={IMAGE_BYTES}", "--output=/dev/null",
+        f"--iodepth={load.depth}", "--ioengine=io_uring", "--direct=1", "--thread",
+        f"--io_size={load.count * load.size}", f"--size={IMAGE_BYTES}", "--output-format=json",
     ]
 
 
-SIDES: dict[str, tuple[Command, tuple[str, ...]]] = {
-    "rhea": (_rhea, ("null", "file")),
-    "qemu-img": (_qemu_img, ("null", "file")),
-    "fio": (_fio, ("file",)),
+def _rhea_said(output: str, load: Load) -> tuple[float, float | None]:
+    found = re.search(r"iops=(\d+) cpu_ns=([\d.]+)", output)
+    return load.count / int(found[1]), float(found[2]) * load.count / 1e9
+
+
+def _qemu_img_said(output: str, load: Load) -> tuple[float, float | None]:
+    return float(re.search(r"completed in ([\d.]+) seconds", output)[1]), None
+
+
+def _fio_said(output: str, load: Load) -> tuple[float, float | None]:
+    job = json.loads(output[output.index("{") :])["jobs"][0]
+    seconds = job["read"]["runtime"] / 1e3
+    return seconds, seconds * (job["usr_cpu"] + job["sys_cpu"]) / 100
+
+
+@dataclass(frozen=True)
+class Side:
+    command: Callable[[Load, Path], list[str]]
+    drivers: tuple[str, ...]
+    said: Callable[[str, Load], tuple[float, float | None]]  # seconds; of CPU, if it knows
+
+
+SIDES = {
+    "rhea": Side(_rhea, ("null", "file"), _rhea_said),
+    "qemu-img": Side(_qemu_img, ("null", "file"), _qemu_img_said),
+    "fio": Side(_fio, ("file",), _fio_said),
 }
+# What the parts cost: bench, and what it says it measures.
+COSTS = ("coroutine_bench", "graph_bench", "aio_bench")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,14 +130,15 @@ def run(options: argparse.Namespace) -> int:
         _make_image(image)
         for number in range(options.rounds):
             for load in loads:
-                for side, (command, drivers) in SIDES.items():
-                    if load.driver in drivers:
-                        sample = _measure(command(load, image), load)
-                        samples.setdefault(load.label, {}).setdefault(side, []).append(sample)
+                for name, side in SIDES.items():
+                    if load.driver in side.drivers:
+                        sample = _measure(side, load, image)
+                        samples.setdefault(load.label, {}).setdefault(name, []).append(sample)
             print(f"bench: round {number + 1} of {options.rounds}", flush=True)
     finally:
         image.unlink(missing_ok=True)
     _print(samples)
+    _print_costs()
     if options.json:
         options.json.write_text(json.dumps(samples, indent=1) + "\n", encoding="ascii")
     return 0
@@ -122,16 +151,21 @@ def _make_image(image: Path) -> None:
             out.write(chunk)
 
 
-def _measure(argv: list[str], load: Load) -> list[float]:
-    """Microseconds for a request, of time and of CPU; start and end of the process included."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.monotonic()
+def _run(argv: list[str]) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    seconds = time.monotonic() - start
     if done.returncode != 0:
         raise LabError(f"{' '.join(argv)} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return done.stdout
+
+
+def _measure(side: Side, load: Load, image: Path) -> list[float]:
+    """Microseconds for a request, of time and of CPU."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    output = _run(side.command(load, image))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    seconds, cpu = side.said(output, load)
+    if cpu is None:
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return [seconds / load.count * 1e6, cpu / load.count * 1e6]
 
 
@@ -145,3 +179,9 @@ def _print(samples: dict[str, dict[str, list[list[float]]]]) -> None:
             said = verdict(series["rhea"], series["qemu-img"])
             rows.append([label, *cells, f"{ratio:.2f}, {said}"])
         print(f"\n{table(rows)}")
+
+
+def _print_costs() -> None:
+    """One run each: no peer has these by themselves."""
+    for name in COSTS:
+        print(f"\n{name}\n{_run([str(_bench(name))]).rstrip()}")
