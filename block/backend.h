@@ -35,7 +35,7 @@ inline constexpr unsigned kRequestKinds = 5;
 
 /// A request under way, on its coroutine's stack, listed in its context. What a drain that ran into
 /// its deadline can name.
-/// Thread: the context's home thread; see move().
+/// Thread: the home thread of the context that it began in: a request ends where it began.
 class TrackedRequest {
  public:
   TrackedRequest(BlockContext& context, const Node& node, RequestKind kind, uint64_t offset,

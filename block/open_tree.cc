@@ -52,8 +52,7 @@ class OpenTree final : public OpenRequest {
   Result<NodeRef> open(const NodeOptions& inherited) {
     common_ = inherited;
     common_.driver = TRY(reader_.take_required("driver"));
-    common_.node_name = TRY(reader_.take_identifier("node-name"))
-    .value_or("");
+    common_.node_name = TRY(reader_.take_identifier("node-name")).value_or("");
     TRY(take_common(reader_, common_));
     TRY(check_common(common_));
     auto driver = make_driver(common_.driver);

@@ -168,8 +168,8 @@ Result<RamBlock::Backing> RamBlock::open_file(const RamBlockConfig& config) {
   Backing backing;
   backing.fd = is_directory(config.path) ? TRY(open_temporary(config.path))
                                          : TRY(open_named(config.path, config.size_bytes));
-                                         backing.page_bytes = page_bytes_of(backing.fd.get());
-                                         return backing;
+  backing.page_bytes = page_bytes_of(backing.fd.get());
+  return backing;
 }
 
 Result<RamBlock::Backing> RamBlock::open_backing(const RamBlockConfig& config) {
@@ -178,27 +178,14 @@ Result<RamBlock::Backing> RamBlock::open_backing(const RamBlockConfig& config) {
   }
   Backing backing = config.type == RamBlockConfig::Type::kMemfd ? TRY(open_memfd(config))
                                                                 : TRY(open_file(config));
-                                                                TRY(check_page_multiple(
-                                                                    config.size_bytes,
-                                                                    backing.page_bytes));
-                                                                struct stat info{};
-                                                                if (::fstat(backing.fd.get(),
-                                                                            &info) != 0)
-                                                                  return fail_errno(errno, "fstat");
-                                                                if (static_cast<uint64_t>(
-                                                                        info.st_size) <
-                                                                        config.size_bytes &&
-                                                                    ::ftruncate(
-                                                                        backing.fd.get(),
-                                                                        static_cast<off_t>(
-                                                                            config.size_bytes)) !=
-                                                                        0) {
-                                                                  return fail_errno(
-                                                                      errno,
-                                                                      "cannot make room for {}",
-                                                                      size_text(config.size_bytes));
-                                                                }
-                                                                return backing;
+  TRY(check_page_multiple(config.size_bytes, backing.page_bytes));
+  struct stat info{};
+  if (::fstat(backing.fd.get(), &info) != 0) return fail_errno(errno, "fstat");
+  if (static_cast<uint64_t>(info.st_size) < config.size_bytes &&
+      ::ftruncate(backing.fd.get(), static_cast<off_t>(config.size_bytes)) != 0) {
+    return fail_errno(errno, "cannot make room for {}", size_text(config.size_bytes));
+  }
+  return backing;
 }
 
 Result<RamBlock::Mapping> RamBlock::map(const RamBlockConfig& config, const Backing& backing) {

@@ -50,7 +50,7 @@ struct ThreadPool::Impl {
 
   Result<void> start_worker() REQUIRES(mutex) {
     const uint64_t number = next_worker++;
-    workers.push_back({ number, TRY(Thread::start("worker", [this, number] { serve(number); })) });
+    workers.push_back({number, TRY(Thread::start("worker", [this, number] { serve(number); }))});
     return ok();
   }
 

@@ -77,12 +77,9 @@ Result<void> take_cache(OptionReader& reader, DriveConfig& drive, OptionTree& no
     }
     mode = *row;
   } else if (auto cache = TRY(reader.take_object("cache"))) {
-    mode.write_cache = TRY(cache->take_bool("writeback"))
-    .value_or(mode.write_cache);
-    mode.direct = TRY(cache->take_bool("direct"))
-    .value_or(mode.direct);
-    mode.no_flush = TRY(cache->take_bool("no-flush"))
-    .value_or(mode.no_flush);
+    mode.write_cache = TRY(cache->take_bool("writeback")).value_or(mode.write_cache);
+    mode.direct = TRY(cache->take_bool("direct")).value_or(mode.direct);
+    mode.no_flush = TRY(cache->take_bool("no-flush")).value_or(mode.no_flush);
     TRY(cache->finish());
   }
   drive.write_cache = mode.write_cache;
@@ -145,8 +142,7 @@ Result<void> take_discard(OptionReader& reader, OptionTree& node) {
 /// Where it is plugged in: if=, and index=, or bus= and unit=, of which there is one of each here.
 Result<DriveUse> take_place(Draft& draft, OptionReader& reader) {
   DriveUse use{.is_virtio = true};
-  const std::string type = TRY(reader.take_string("if"))
-  .value_or("virtio");
+  const std::string type = TRY(reader.take_string("if")).value_or("virtio");
   constexpr std::array<std::string_view, 7> kElsewhere{"ide", "scsi", "floppy", "pflash",
                                                        "mtd", "sd",   "xen"};
   if (std::ranges::find(kElsewhere, type) != kElsewhere.end()) {
@@ -258,7 +254,7 @@ Result<void> on_drive(Draft& draft, const Given& given) {
   drive.origin = given.origin();
   const DriveUse use = TRY(take_place(draft, reader));
   drive.id = TRY(reader.take_identifier("id"))
-  .value_or(fmt::format("{}{}", use.is_virtio ? "virtio" : "none", use.index));
+                 .value_or(fmt::format("{}{}", use.is_virtio ? "virtio" : "none", use.index));
   if (std::ranges::find(draft.config.drives, drive.id, &DriveConfig::id) !=
       draft.config.drives.end()) {
     return fail(ErrorKind::kExists, "Duplicate ID '{}' for drive", drive.id);

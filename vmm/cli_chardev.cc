@@ -17,8 +17,7 @@ constexpr size_t kMaxUnixPath = sizeof(sockaddr_un::sun_path) - 1;
 
 /// off for server and wait where the peer is dialled, a peer is waited for where it is not.
 Result<void> take_server_keys(OptionReader& reader, ChardevConfig& chardev) {
-  chardev.server = TRY(reader.take_bool("server"))
-  .value_or(false);
+  chardev.server = TRY(reader.take_bool("server")).value_or(false);
   const auto wait = TRY(reader.take_bool("wait"));
   if (wait && !chardev.server) {
     return fail(ErrorKind::kInvalidArgument,
@@ -70,10 +69,8 @@ Result<void> set_fd(ChardevConfig& chardev, const std::string& text) {
 Result<void> read_null(OptionReader&, ChardevConfig&) { return ok(); }
 
 Result<void> read_stdio(OptionReader& reader, ChardevConfig& chardev) {
-  chardev.signal = TRY(reader.take_bool("signal"))
-  .value_or(true);
-  chardev.mux = TRY(reader.take_bool("mux"))
-  .value_or(false);
+  chardev.signal = TRY(reader.take_bool("signal")).value_or(true);
+  chardev.mux = TRY(reader.take_bool("mux")).value_or(false);
   return ok();
 }
 
@@ -138,8 +135,7 @@ Result<void> short_tcp(std::string_view rest, ChardevConfig& chardev) {
   OptionReader reader(
       TRY(parse_keyval(rest, {.implied_key = "address", .bare_words = BareWords::kBoolean})));
   TRY(take_server_keys(reader, chardev));
-  const std::string address = TRY(reader.take_string("address"))
-  .value_or("");
+  const std::string address = TRY(reader.take_string("address")).value_or("");
   TRY(reader.finish());
   const size_t colon = address.rfind(':');
   if (colon == address.npos) {
@@ -240,8 +236,7 @@ Result<void> on_chardev(Draft& draft, const Given& given) {
   }
   OptionReader reader(TRY(
       parse_options(given.value, {.implied_key = "backend", .bare_words = BareWords::kBoolean})));
-  const std::string name = TRY(reader.take_string("backend"))
-  .value_or("");
+  const std::string name = TRY(reader.take_string("backend")).value_or("");
   const auto row = std::ranges::find(kBackends, name, &Backend::name);
   if (row == kBackends.end()) {
     return fail(ErrorKind::kInvalidArgument, "'{}' is not a valid char driver name", name);

@@ -113,7 +113,7 @@ Result<void> on_debugcon(Draft& draft, const Given& given) {
 
 Result<void> on_qmp(Draft& draft, const Given& given) {
   std::string id = fmt::format("compat_monitor{}", draft.config.monitors.size());
-  draft.config.monitors.push_back({ TRY(add_compat_chardev(draft, given, std::move(id))) });
+  draft.config.monitors.push_back({TRY(add_compat_chardev(draft, given, std::move(id)))});
   return ok();
 }
 
@@ -156,8 +156,7 @@ Result<void> add_isa_serial(Draft& draft, const Given& given, OptionReader& read
     }
     device.index = static_cast<unsigned>(*index);
   }
-  device.chardev = TRY(reader.take_string("chardev"))
-  .value_or("");
+  device.chardev = TRY(reader.take_string("chardev")).value_or("");
   if (const auto unused = reader.first_unused()) {
     return fail(ErrorKind::kInvalidArgument, "Property 'isa-serial.{}' not found", *unused);
   }

@@ -93,8 +93,7 @@ Result<void> settle_machine(Draft& draft, std::string& memory_backend) {
     }
     draft.config.accelerator = TRY(choose_accelerator(*accel));
   }
-  memory_backend = TRY(reader.take_string("memory-backend"))
-  .value_or("");
+  memory_backend = TRY(reader.take_string("memory-backend")).value_or("");
   TRY(take_off_switches(reader));
   if (const auto unused = reader.first_unused()) {
     return fail(ErrorKind::kInvalidArgument, "Property 'pc-machine.{}' not found", *unused);

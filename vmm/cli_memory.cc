@@ -41,8 +41,7 @@ Result<void> check_size(uint64_t size) {
 }
 
 Result<void> take_hugetlb(OptionReader& reader, MemoryBackendConfig& backend) {
-  backend.hugetlb = TRY(reader.take_bool("hugetlb"))
-  .value_or(false);
+  backend.hugetlb = TRY(reader.take_bool("hugetlb")).value_or(false);
   const auto page = TRY(reader.take_size("hugetlbsize"));
   if (!page) return ok();
   if (!backend.hugetlb) {
@@ -66,8 +65,7 @@ Result<void> read_memory_object(OptionReader reader, bool share_default, MemoryO
   if (!size) return fail(ErrorKind::kInvalidArgument, "Parameter 'size' is missing");
   backend.size_bytes = *size;
   TRY(check_size(backend.size_bytes));
-  backend.share = TRY(reader.take_bool("share"))
-  .value_or(share_default);
+  backend.share = TRY(reader.take_bool("share")).value_or(share_default);
   object.prealloc = TRY(reader.take_bool("prealloc"));
   if (backend.type == Type::kMemfd) TRY(take_hugetlb(reader, backend));
   if (backend.type == Type::kFile) backend.path = TRY(reader.take_required("mem-path"));

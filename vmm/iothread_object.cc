@@ -54,12 +54,9 @@ Result<void> set(UserObject& object, const Json& value) {
 
 Result<Polling> take_polling(OptionReader& options) {
   Polling polling;
-  polling.max_ns = TRY(options.take_uint("poll-max-ns", 0, kMost))
-  .value_or(polling.max_ns);
-  polling.grow = TRY(options.take_uint("poll-grow", 0, kMost))
-  .value_or(polling.grow);
-  polling.shrink = TRY(options.take_uint("poll-shrink", 0, kMost))
-  .value_or(polling.shrink);
+  polling.max_ns = TRY(options.take_uint("poll-max-ns", 0, kMost)).value_or(polling.max_ns);
+  polling.grow = TRY(options.take_uint("poll-grow", 0, kMost)).value_or(polling.grow);
+  polling.shrink = TRY(options.take_uint("poll-shrink", 0, kMost)).value_or(polling.shrink);
   return polling;
 }
 

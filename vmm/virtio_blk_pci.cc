@@ -75,8 +75,7 @@ Result<void> take_geometry(OptionReader& options, VirtioBlkConfig& config) {
   constexpr uint64_t kMost = uint64_t{1} << 31;
   for (const auto& [key, value] : {std::pair{"min_io_size", &config.min_io_size},
                                    std::pair{"opt_io_size", &config.opt_io_size}}) {
-    const uint64_t size = TRY(options.take_size(key))
-    .value_or(0);
+    const uint64_t size = TRY(options.take_size(key)).value_or(0);
     if (size > kMost || size % config.logical_block_size != 0) {
       return fail(ErrorKind::kInvalidArgument, "{} must be a multiple of logical_block_size", key);
     }
@@ -93,8 +92,7 @@ Result<void> take_switches(OptionReader& options, VirtioBlkConfig& config) {
   TRY(set_bool(options, "indirect_desc", config.indirect_desc));
   TRY(set_bool(options, "event_idx", config.event_idx));
   TRY(options.take_uint("bootindex"));
-  config.serial = TRY(options.take_string("serial"))
-  .value_or("");
+  config.serial = TRY(options.take_string("serial")).value_or("");
   constexpr size_t kSerialBytes = 20;
   if (config.serial.size() > kSerialBytes) {
     return fail(ErrorKind::kInvalidArgument, "Property 'serial' is longer than {} bytes",
@@ -105,8 +103,7 @@ Result<void> take_switches(OptionReader& options, VirtioBlkConfig& config) {
 
 Result<uint16_t> take_queue_size(OptionReader& options) {
   constexpr uint64_t kLeast = 4, kMost = 1024;
-  const uint64_t size = TRY(options.take_uint("queue-size"))
-  .value_or(256);
+  const uint64_t size = TRY(options.take_uint("queue-size")).value_or(256);
   if (size < kLeast || size > kMost || !std::has_single_bit(size)) {
     return fail(ErrorKind::kInvalidArgument,
                 "invalid queue-size property ({}), must be a power of 2 (max {})", size, kMost);
@@ -163,8 +160,7 @@ Result<void> take_mapping(DeviceRequest& request, std::vector<AioContext*>& queu
 /// The context of each queue.
 Result<std::vector<AioContext*>> take_queues(DeviceRequest& request) {
   OptionReader& options = request.options();
-  const uint64_t count = TRY(options.take_uint("num-queues", 0, 65535))
-  .value_or(1);
+  const uint64_t count = TRY(options.take_uint("num-queues", 0, 65535)).value_or(1);
   if (count == 0) {
     return fail(ErrorKind::kInvalidArgument, "num-queues property must be larger than 0");
   }

@@ -42,19 +42,16 @@ Result<Blkdebug::Rule> Blkdebug::take_rule(OptionReader& reader) {
     rule.iotype = static_cast<Kind>(*type);
   }
   rule.sector = TRY(reader.take_uint("sector", 0, UINT64_MAX / kSector));
-  rule.once = TRY(reader.take_bool("once"))
-  .value_or(false);
+  rule.once = TRY(reader.take_bool("once")).value_or(false);
   constexpr uint64_t kLongest = 60'000'000'000;
   rule.delay =
       Nanoseconds(static_cast<int64_t>(TRY(reader.take_uint("delay-ns", 0, kLongest)).value_or(0)));
-  rule.suspend = TRY(reader.take_identifier("suspend"))
-  .value_or("");
+  rule.suspend = TRY(reader.take_identifier("suspend")).value_or("");
   const bool waits = rule.delay != Nanoseconds(0) || !rule.suspend.empty();
   constexpr uint64_t kMostErrno = 4095;
   rule.error = static_cast<int>(
       TRY(reader.take_uint("errno", 0, kMostErrno)).value_or(waits ? 0 : uint64_t{EIO}));
-  rule.immediately = TRY(reader.take_bool("immediately"))
-  .value_or(false);
+  rule.immediately = TRY(reader.take_bool("immediately")).value_or(false);
   rule.torn = TRY(reader.take_size("torn"));
   if (rule.torn && rule.error == 0) {
     return fail(ErrorKind::kInvalidArgument, "'torn' needs a write that fails");
@@ -65,14 +62,12 @@ Result<Blkdebug::Rule> Blkdebug::take_rule(OptionReader& reader) {
 
 Result<Blkdebug::Options> Blkdebug::take_options(OptionReader& reader) {
   Options options;
-  const uint64_t align = TRY(reader.take_size("align"))
-  .value_or(1);
+  const uint64_t align = TRY(reader.take_size("align")).value_or(1);
   constexpr uint64_t kMostAlign = uint64_t{1} << 20;
   if (!std::has_single_bit(align) || align > kMostAlign) {
     return fail(ErrorKind::kInvalidArgument, "Cannot meet constraints with align {}", align);
   }
-  const uint64_t max = TRY(reader.take_size("max-transfer"))
-  .value_or(0);
+  const uint64_t max = TRY(reader.take_size("max-transfer")).value_or(0);
   if (max % align != 0) {
     return fail(ErrorKind::kInvalidArgument, "Cannot meet constraints with max-transfer {}", max);
   }

@@ -28,8 +28,7 @@ Result<File::Options> File::take_options(OpenRequest& request) {
                 main.io_ring_refusal());
   }
   constexpr std::array<std::string_view, 3> kLocking{"auto", "on", "off"};
-  options.locking = TRY(reader.take_choice("locking", kLocking))
-  != 2;
+  options.locking = TRY(reader.take_choice("locking", kLocking)) != 2;
   TRY(reader.take_bool("drop-cache"));
   return options;
 }

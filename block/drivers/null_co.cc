@@ -6,13 +6,11 @@
 namespace rhea::block {
 
 Result<void> NullCo::take_options(OptionReader& reader) {
-  size_ = TRY(reader.take_size("size"))
-  .value_or(uint64_t{1} << 30);
+  size_ = TRY(reader.take_size("size")).value_or(uint64_t{1} << 30);
   constexpr uint64_t kLongest = 60'000'000'000;
   latency_ = Nanoseconds(
       static_cast<int64_t>(TRY(reader.take_uint("latency-ns", 0, kLongest)).value_or(0)));
-  read_zeroes_ = TRY(reader.take_bool("read-zeroes"))
-  .value_or(false);
+  read_zeroes_ = TRY(reader.take_bool("read-zeroes")).value_or(false);
   return ok();
 }
 

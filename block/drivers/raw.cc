@@ -8,8 +8,7 @@ namespace rhea::block {
 
 Result<Raw::Window> Raw::take_window(OptionReader& reader) {
   Window window;
-  window.offset = TRY(reader.take_size("offset"))
-  .value_or(0);
+  window.offset = TRY(reader.take_size("offset")).value_or(0);
   window.size = TRY(reader.take_size("size"));
   if (window.size && *window.size % 512 != 0) {
     return fail(ErrorKind::kInvalidArgument, "Specified size is not multiple of 512");

@@ -134,10 +134,7 @@ SocketFile::~SocketFile() {
 Result<UnixListener> listen_unix(const std::string& path) {
   const sockaddr_un address = TRY(unix_address(path));
   TRY(remove_stale_socket(path));
-  UnixListener listener {
-    TRY(new_socket(AF_UNIX))
-    , {}
-  };
+  UnixListener listener{TRY(new_socket(AF_UNIX)), {}};
   const int fd = listener.fd.get();
   // bind gives the file the mode of the socket, less the umask: there is no moment in which others
   // may connect, and the umask, which all threads share, stays as it is.

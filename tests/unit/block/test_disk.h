@@ -120,8 +120,7 @@ inline void TestDisk::release() {
 inline Result<void> TestDisk::open(Gs&, OpenRequest& request) {
   OptionReader& o = request.options();
   graph_ = &request.graph();
-  size_ = TRY(o.take_size("size"))
-  .value_or(uint64_t{1} << 20);
+  size_ = TRY(o.take_size("size")).value_or(uint64_t{1} << 20);
   const auto number = [&o](std::string_view key, uint64_t other) -> Result<uint64_t> {
     const auto given = TRY(o.take_uint(key));
     return given.value_or(other);
@@ -132,12 +131,9 @@ inline Result<void> TestDisk::open(Gs&, OpenRequest& request) {
   limits_.max_transfer = TRY(number("max-transfer", 0));
   limits_.max_write_zeroes = TRY(number("max-write-zeroes", 0));
   limits_.max_discard = TRY(number("max-discard", 0));
-  fua_ = TRY(o.take_bool("fua"))
-  .value_or(false);
-  zeroes_ = TRY(o.take_bool("zeroes"))
-  .value_or(false);
-  discards_ = TRY(o.take_bool("discards"))
-  .value_or(false);
+  fua_ = TRY(o.take_bool("fua")).value_or(false);
+  zeroes_ = TRY(o.take_bool("zeroes")).value_or(false);
+  discards_ = TRY(o.take_bool("discards")).value_or(false);
   MutexLock lock(mutex_);
   bytes_.resize(size_);
   opened_ = true;
