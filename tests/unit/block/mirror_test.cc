@@ -116,10 +116,11 @@ TEST_CASE("Mirror: a slow copy does not land on top of a newer one", "[mirror]")
   s.f.turn_until([&] { return copy.held() == 1; });  // it has read what is old now
   copy.let_new_pass();
   REQUIRE(write(s.f, s.disk, s.f.main(), 0, after).has_value());
-  for (int turns = 0; turns < 100; ++turns) {  // for a second copy, if there were one
+  int turns = 0;
+  s.f.turn_until([&] {  // for a second copy, if there were one
     s.f.loop().service().notify();
-    s.f.loop().turn();
-  }
+    return ++turns > 100;
+  });
   copy.release();
   s.f.turn_until([&] { return s.events.ready == 1; });
   REQUIRE(s.jobs.find("m0")->complete().has_value());
