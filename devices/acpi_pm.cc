@@ -95,6 +95,7 @@ Result<void> AcpiPm::do_realize() {
 
 void AcpiPm::do_unrealize() {
   power_off_ = nullptr;
+  gpe_listens_ = nullptr;
   wakeup_.release();
   std::exchange(sci_, IrqLine()).lower();
 }
@@ -183,9 +184,19 @@ void AcpiPm::write_gpe_byte(uint64_t offset, uint8_t value) {
       gpe_status_ = static_cast<uint16_t>(gpe_status_ & ~in_word(value, offset));
       return;
     case GpeReg::kEnable:
-      gpe_enable_ = with_byte(gpe_enable_, offset, value);
+      enable_gpes(with_byte(gpe_enable_, offset, value));
       return;
   }
+}
+
+void AcpiPm::enable_gpes(uint16_t enable) {
+  const uint16_t before = std::exchange(gpe_enable_, enable);
+  if ((enable & ~before & listened_gpe_) != 0 && gpe_listens_) gpe_listens_();
+}
+
+void AcpiPm::set_gpe_listener(unsigned bit, std::move_only_function<void()> listens) {
+  listened_gpe_ = static_cast<uint16_t>(1U << bit);
+  gpe_listens_ = std::move(listens);
 }
 
 /// SLP_EN was written; it reads 0. [ACPI-6.4 4.8.3.2.1]

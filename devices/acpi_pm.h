@@ -77,6 +77,9 @@ class AcpiPm final : public Device {
   void power_button() REQUIRES(bql);
   /// Sets a general-purpose event's status bit.
   void raise_gpe(unsigned bit) REQUIRES(bql);
+  /// `listens` is called whenever the guest enables that event: a status from before it is likely
+  /// to have been cleared unseen. At most one. Before the guest runs.
+  void set_gpe_listener(unsigned bit, std::move_only_function<void()> listens) REQUIRES(bql);
 
   void reset() override REQUIRES(bql);
 
@@ -100,6 +103,7 @@ class AcpiPm final : public Device {
   void write_event_byte(uint64_t offset, uint8_t value) REQUIRES(bql);
   uint8_t read_gpe_byte(uint64_t offset) REQUIRES(bql);
   void write_gpe_byte(uint64_t offset, uint8_t value) REQUIRES(bql);
+  void enable_gpes(uint16_t enable) REQUIRES(bql);
   void sleep() REQUIRES(bql);
   void catch_up() REQUIRES(bql);
   void update() REQUIRES(bql);
@@ -118,6 +122,8 @@ class AcpiPm final : public Device {
   uint16_t control_ GUARDED_BY(bql) = 0;
   uint16_t gpe_status_ GUARDED_BY(bql) = 0;
   uint16_t gpe_enable_ GUARDED_BY(bql) = 0;
+  uint16_t listened_gpe_ GUARDED_BY(bql) = 0;  // its bit
+  std::move_only_function<void()> gpe_listens_ GUARDED_BY(bql);
   uint64_t seen_half_periods_ GUARDED_BY(bql) = 0;  // changes of the timer's top bit, so far
   internal::DeviceTimer wakeup_;                    // last: its callback uses all of the above
 };

@@ -1,0 +1,109 @@
+#include "devices/acpi_pci_hotplug.h"
+
+#include "util/log.h"
+
+namespace rhea::devices {
+namespace {
+
+enum class Reg : uint8_t {
+  kUp = 0x00,
+  kDown = 0x04,
+  kEject = 0x08,
+  kRemovable = 0x0c,
+  kBus = 0x10,
+  kAcpiIndex = 0x14,
+};
+
+constexpr uint32_t bit_of(unsigned slot) { return uint32_t{1} << slot; }
+
+}  // namespace
+
+AcpiPciHotplug::AcpiPciHotplug(std::string id, std::move_only_function<void()> event)
+    : Device(std::move(id)), event_(std::move(event)), io_(this->id(), kSize, *this, kAccess) {}
+
+Result<void> AcpiPciHotplug::do_realize() {
+  own(io_);
+  return ok();
+}
+
+void AcpiPciHotplug::do_unrealize() {
+  event_ = nullptr;
+  eject_ = nullptr;
+}
+
+void AcpiPciHotplug::device_came(unsigned slot) {
+  up_ |= bit_of(slot);
+  raise();
+}
+
+void AcpiPciHotplug::ask_for(unsigned slot) {
+  down_ |= bit_of(slot);
+  raise();
+}
+
+void AcpiPciHotplug::forget(unsigned slot) {
+  up_ &= ~bit_of(slot);
+  down_ &= ~bit_of(slot);
+}
+
+void AcpiPciHotplug::event_enabled() {
+  if ((up_ | down_) != 0) raise();
+}
+
+void AcpiPciHotplug::reset() { up_ = down_ = bus_ = 0; }
+
+void AcpiPciHotplug::raise() {
+  if (event_) event_();
+}
+
+uint32_t AcpiPciHotplug::load(uint64_t offset) {
+  const Reg reg{static_cast<uint8_t>(offset)};
+  if (reg == Reg::kBus) return bus_;
+  if (bus_ != 0) return 0;
+  switch (reg) {
+    case Reg::kUp:
+      return std::exchange(up_, 0);
+    case Reg::kDown:
+      return down_;
+    case Reg::kRemovable:
+      return kRemovable;
+    case Reg::kEject:
+    case Reg::kAcpiIndex:
+    case Reg::kBus:
+      break;
+  }
+  return 0;
+}
+
+uint64_t AcpiPciHotplug::io_read(uint64_t offset, unsigned) {
+  bql.assert_held();
+  const uint32_t value = load(offset);
+  RHEA_TRACE(kDevices, "pci_hotplug_read offset={:#x} value={:#x}", offset, value);
+  return value;
+}
+
+void AcpiPciHotplug::io_write(uint64_t offset, uint64_t value, unsigned) {
+  bql.assert_held();
+  RHEA_TRACE(kDevices, "pci_hotplug_write offset={:#x} value={:#x}", offset, value);
+  switch (Reg{static_cast<uint8_t>(offset)}) {
+    case Reg::kBus:
+      bus_ = static_cast<uint32_t>(value);
+      return;
+    case Reg::kEject: {
+      const auto slots = static_cast<uint32_t>(value);
+      if (bus_ != 0 || (slots & ~kRemovable) != 0) {
+        return errors().report(GuestError::kBadValue, offset, value);
+      }
+      if (slots != 0 && eject_) eject_(slots);
+      return;
+    }
+    case Reg::kAcpiIndex:
+      return;  // asks for the index of a slot: there is none
+    case Reg::kUp:
+    case Reg::kDown:
+    case Reg::kRemovable:
+      return errors().report(GuestError::kReadOnly, offset, value);
+  }
+}
+
+}  // namespace rhea::devices

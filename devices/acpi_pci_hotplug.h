@@ -1,0 +1,78 @@
+// AcpiPciHotplug: how a guest's ACPI methods learn which PCI slots came and are to go.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "devices/device.h"
+#include "memory/io_handler.h"
+
+namespace rhea::devices {
+
+/// The registers that the DSDT's methods use: QEMU's of the bridge-less kind, all 32 bits wide, in
+/// which bit n is slot n of bus 0.
+///
+///   0x00 up          slots that got a device; a load clears them
+///   0x04 down        slots whose device is asked for; ejecting clears its bit
+///   0x08 eject       a store asks for the devices of these slots to be taken out; reads 0
+///   0x0c removable   slots whose devices may go
+///   0x10 bus         which bus the others are about; there is 0 alone
+///   0x14 acpi-index  reads 0: no device has one
+///
+/// A store to `eject` happens inside an RCU read section, on a vCPU: it is passed on, and whoever
+/// it is passed to only latches it.
+///
+/// Thread: BQL.
+class AcpiPciHotplug final : public Device, public memory::IoHandler {
+ public:
+  static constexpr uint64_t kSize = 0x18;
+  /// Of the general-purpose event that tells the guest to look; its method is _E01.
+  static constexpr unsigned kGpe = 1;
+  /// Slots 0 (the host bridge) and 1 (kept free) stay.
+  static constexpr uint32_t kRemovable = 0xffff'fffc;
+  static constexpr memory::IoAccess kAccess{
+      .min_size = 4, .max_size = 4, .impl_min = 4, .impl_max = 4, .unaligned = false};
+
+  /// `event` raises the general-purpose event.
+  AcpiPciHotplug(std::string id, std::move_only_function<void()> event);
+
+  memory::MemoryRegion& io() noexcept { return io_; }  ///< at 0xae00
+
+  /// Whom to tell of slots that the guest lets go; null: nobody.
+  void set_eject(std::move_only_function<void(uint32_t slots)> eject) REQUIRES(bql) {
+    eject_ = std::move(eject);
+  }
+  /// A slot got a device.
+  void device_came(unsigned slot) REQUIRES(bql);
+  /// Whether the guest has not looked since.
+  bool announces(unsigned slot) const REQUIRES(bql) { return (up_ >> slot & 1) != 0; }
+  /// The guest is to let a slot's device go. Again if it was asked before.
+  void ask_for(unsigned slot) REQUIRES(bql);
+  /// Nobody asks any more, or the device is gone.
+  void forget(unsigned slot) REQUIRES(bql);
+  /// The guest listens now: it hears of what it has missed.
+  void event_enabled() REQUIRES(bql);
+
+  /// The guest finds what is in the slots by itself.
+  void reset() override REQUIRES(bql);
+
+  uint64_t io_read(uint64_t offset, unsigned size) override;
+  void io_write(uint64_t offset, uint64_t value, unsigned size) override;
+
+ private:
+  Result<void> do_realize() override REQUIRES(bql);
+  void do_unrealize() override REQUIRES(bql);
+  uint32_t load(uint64_t offset) REQUIRES(bql);
+  void raise() REQUIRES(bql);
+
+  std::move_only_function<void()> event_ GUARDED_BY(bql);
+  std::move_only_function<void(uint32_t slots)> eject_ GUARDED_BY(bql);
+  memory::MemoryRegion io_;
+  uint32_t up_ GUARDED_BY(bql) = 0;
+  uint32_t down_ GUARDED_BY(bql) = 0;
+  uint32_t bus_ GUARDED_BY(bql) = 0;
+};
+
+}  // namespace rhea::devices
