@@ -1,6 +1,7 @@
 // -machine, -accel, -enable-kvm and -cpu.
 #include <algorithm>
 #include <array>
+#include <chrono>
 
 #include "util/parse.h"
 #include "vmm/internal/cli.h"
@@ -94,6 +95,10 @@ Result<void> settle_machine(Draft& draft, std::string& memory_backend) {
     draft.config.accelerator = TRY(choose_accelerator(*accel));
   }
   memory_backend = TRY(reader.take_string("memory-backend")).value_or("");
+  constexpr uint64_t kDay = 86'400;
+  if (const auto seconds = TRY(reader.take_uint("x-unplug-timeout", 1, kDay))) {
+    draft.config.unplug_timeout = std::chrono::seconds(*seconds);
+  }
   TRY(take_off_switches(reader));
   if (const auto unused = reader.first_unused()) {
     return fail(ErrorKind::kInvalidArgument, "Property 'pc-machine.{}' not found", *unused);

@@ -1,6 +1,7 @@
 // VmConfig: the command line, parsed and checked, before anything of the host is touched.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -102,7 +103,8 @@ struct VmConfig {
   std::vector<BlockdevConfig> blockdevs;
   std::vector<DriveConfig> drives;
   std::vector<DeviceConfig> devices;
-  bool start_paused = false;  ///< -S
+  std::chrono::seconds unplug_timeout{30};  ///< -machine x-unplug-timeout=
+  bool start_paused = false;                ///< -S
   bool no_reboot = false, no_shutdown = false;
   bool daemonize = false;
   std::optional<std::string> pidfile;

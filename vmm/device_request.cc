@@ -40,6 +40,12 @@ DeviceRequest::~DeviceRequest() {
   }
 }
 
+std::vector<std::string> DeviceRequest::children() const {
+  std::vector<std::string> paths;
+  for (const Disk* disk : disks_) paths.push_back(disk->qdev());
+  return paths;
+}
+
 Result<Disk*> DeviceRequest::take_disk(std::string_view backend_driver) {
   bql.assert_held();
   const auto drive = TRY(options_.take_string("drive"));

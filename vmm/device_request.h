@@ -51,6 +51,8 @@ class DeviceRequest {
   /// "vd0", or the path: what errors call the device.
   const std::string& name() const noexcept { return id_.empty() ? path_ : id_; }
   OptionReader& options() noexcept { return options_; }
+  /// The paths of its parts that go with it: "/machine/peripheral/vd0/virtio-backend".
+  std::vector<std::string> children() const;
 
   /// Takes drive=, rerror=, werror= and write-cache=, and claims the disk. Once the device has a
   /// backend it tells the disk. `backend_driver` is what QEMU calls the part that has the property:

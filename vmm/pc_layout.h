@@ -36,6 +36,7 @@ inline constexpr GuestAddr kExtendedRam{0x10'0000};
 inline constexpr uint16_t kPmEventPort = 0x600;
 inline constexpr uint16_t kPmControlPort = 0x604;
 inline constexpr uint16_t kPmTimerPort = 0x608;
+inline constexpr uint16_t kPciHotplugPort = 0xae00;
 inline constexpr uint16_t kGpePort = 0xafe0;
 inline constexpr uint8_t kGpeLength = 4;
 inline constexpr uint16_t kResetPort = 0xcf9;

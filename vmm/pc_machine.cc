@@ -156,6 +156,7 @@ Result<void> PcMachine::realize(const std::shared_ptr<D>& device) {
 Result<void> PcMachine::add_devices() {
   const memory::MemoryTransaction transaction;
   TRY(add_board());
+  TRY(add_power_management());
   TRY(add_serials());
   return add_pci();
 }
@@ -182,8 +183,20 @@ Result<void> PcMachine::add_board() {
   TRY(realize(port92));
   map(io_root_, port92->io(), kPort92);
 
-  pm_ = std::make_shared<devices::AcpiPm>("acpi-pm", irq(pc::kSciGsi), wiring_.vm_timers,
-                                          devices::PmTimerWidth::k24Bits, [&requests] {
+  if (wiring_.debug_console != nullptr) {
+    auto console = std::make_shared<devices::DebugConsole>("debugcon");
+    console->set_backend(wiring_.debug_console);
+    TRY(realize(console));
+    map(io_root_, console->io(), kDebugConsole);
+  }
+  return ok();
+}
+
+Result<void> PcMachine::add_power_management() {
+  MachineRequests& requests = wiring_.requests;
+  pm_ = std::make_shared<devices::AcpiPm>("acpi-pm", IrqLine(wiring_.irqs, pc::kSciGsi),
+                                          wiring_.vm_timers, devices::PmTimerWidth::k24Bits,
+                                          [&requests] {
                                             bql.assert_held();
                                             requests.request_shutdown(Cause::kGuestShutdown);
                                           });
@@ -192,12 +205,17 @@ Result<void> PcMachine::add_board() {
   map(io_root_, pm_->timer(), pc::kPmTimerPort);
   map(io_root_, pm_->gpe(), pc::kGpePort);
 
-  if (wiring_.debug_console != nullptr) {
-    auto console = std::make_shared<devices::DebugConsole>("debugcon");
-    console->set_backend(wiring_.debug_console);
-    TRY(realize(console));
-    map(io_root_, console->io(), kDebugConsole);
-  }
+  using devices::AcpiPciHotplug;
+  pci_hotplug_ = std::make_shared<AcpiPciHotplug>("pci-hotplug", [pm = pm_.get()] {
+    bql.assert_held();
+    pm->raise_gpe(AcpiPciHotplug::kGpe);
+  });
+  TRY(realize(pci_hotplug_));
+  map(io_root_, pci_hotplug_->io(), pc::kPciHotplugPort);
+  pm_->set_gpe_listener(AcpiPciHotplug::kGpe, [hotplug = pci_hotplug_.get()] {
+    bql.assert_held();
+    hotplug->event_enabled();
+  });
   return ok();
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "devices/acpi_pci_hotplug.h"
 #include "devices/acpi_pm.h"
 #include "devices/chardev.h"
 #include "devices/debug_console.h"
@@ -65,6 +66,7 @@ class PcMachine {
   memory::AddressSpace& memory() noexcept { return *memory_; }
   memory::AddressSpace& io() noexcept { return *io_; }
   devices::PciBus& pci() noexcept { return pci_host_->bus(); }
+  devices::AcpiPciHotplug& pci_hotplug() noexcept { return *pci_hotplug_; }
 
   /// Puts every device into its power-on state. RAM keeps its contents.
   void reset() REQUIRES(bql);
@@ -77,6 +79,7 @@ class PcMachine {
   Result<void> describe();
   Result<void> map_ram() REQUIRES(bql);
   Result<void> add_board() REQUIRES(bql);
+  Result<void> add_power_management() REQUIRES(bql);
   Result<void> add_serials() REQUIRES(bql);
   Result<void> add_pci() REQUIRES(bql);
   void do_as_firmware() REQUIRES(bql);
@@ -107,6 +110,7 @@ class PcMachine {
   std::unique_ptr<memory::AddressSpace> io_;
   std::vector<Mapping> mapped_;  // in the order of mapping
   std::shared_ptr<devices::AcpiPm> pm_;
+  std::shared_ptr<devices::AcpiPciHotplug> pci_hotplug_;
   std::shared_ptr<devices::PciHost> pci_host_;
   std::vector<std::shared_ptr<devices::Device>> devices_;  // in the order of their realization
 };

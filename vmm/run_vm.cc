@@ -18,11 +18,13 @@
 #include "util/rcu.h"
 #include "vmm/chardev/chardev.h"
 #include "vmm/chardev/query_chardev.h"
+#include "vmm/hotplug.h"
 #include "vmm/kvm/kvm_accel.h"
 #include "vmm/pc_machine.h"
 #include "vmm/qmp/blkdebug_commands.h"
 #include "vmm/qmp/block_commands.h"
 #include "vmm/qmp/block_queries.h"
+#include "vmm/qmp/device_commands.h"
 #include "vmm/qmp/job_commands.h"
 #include "vmm/qmp/machine_commands.h"
 #include "vmm/qmp/object_commands.h"
@@ -103,12 +105,15 @@ class Process {
     if (accel_ != nullptr) accel_->shut_down();
     qtest_.reset();
     if (qmp_ != nullptr) vm_->remove_observer(*qmp_);
+    if (hotplug_ != nullptr) hotplug_->set_publisher(nullptr);
     qmp_.reset();
     // Devices let go of disks and iothreads, then the graph of nodes, then the iothreads.
     if (storage_ != nullptr) {
       storage_->job_events().set_publisher(nullptr);
       storage_->jobs().cancel_all(loop_->gs(), storage_->graph());
     }
+    if (hotplug_ != nullptr) vm_->remove_observer(*hotplug_);
+    hotplug_.reset();
     if (devices_ != nullptr) vm_->remove_observer(*devices_);
     devices_.reset();
     if (storage_ != nullptr) vm_->remove_observer(storage_->disks());
@@ -172,6 +177,16 @@ class Process {
       auto added = devices_->add(config);
       if (!added) return std::move(added).error().context(config.origin);
     }
+    const bool qtest = config_.accelerator == Accelerator::kQtest;
+    hotplug_ = std::make_unique<Hotplug>(
+        Hotplug::Parts{.service = loop_->service(),
+                       .devices = *devices_,
+                       .bus = machine_->pci(),
+                       .registers = machine_->pci_hotplug(),
+                       // A guest that is stopped does not answer either.
+                       .timers = qtest ? *timers_ : loop_->service().timers(),
+                       .patience = config_.unplug_timeout});
+    vm_->add_observer(*hotplug_);
     return ok();
   }
 
@@ -199,6 +214,7 @@ class Process {
     QmpCommandTable commands;
     add_machine_commands(commands, *vm_);
     add_object_commands(commands, *loop_, storage_->objects());
+    add_device_commands(commands, *hotplug_);
     add_block_commands(commands, *loop_, *storage_);
     add_throttle_command(commands, *loop_, *storage_);
     add_block_queries(commands, *loop_, *storage_);
@@ -211,6 +227,8 @@ class Process {
     });
     qmp_ = std::make_unique<QmpServer>(loop_->service(), *vm_, std::move(commands),
                                        QmpVersion{.package = fmt::format("rhea-{}", version())});
+    hotplug_->set_publisher(
+        [this](std::string_view event, const ReplyJson& data) { qmp_->publish(event, data); });
     storage_->job_events().set_publisher(
         [this](std::string_view event, const ReplyJson& data) { qmp_->publish(event, data); });
     for (const MonitorConfig& monitor : config_.monitors) {
@@ -239,6 +257,7 @@ class Process {
   std::unique_ptr<Storage> storage_;
   std::unique_ptr<PcMachine> machine_;
   std::unique_ptr<UserDevices> devices_;
+  std::unique_ptr<Hotplug> hotplug_;
   std::unique_ptr<QmpServer> qmp_;
   std::unique_ptr<QtestServer> qtest_;
   FdWatch signal_watch_;

@@ -52,16 +52,36 @@ UserDevices::UserDevices(const DeviceHost& host, devices::PciBus& bus,
 UserDevices::~UserDevices() {
   bql.assert_held();
   while (!entries_.empty()) {
-    Entry& entry = entries_.back();
-    bus_.remove(*entry.device);
-    entry.device->unrealize();
+    take_out(bus_, entries_.back());
     entries_.pop_back();
   }
 }
 
-bool UserDevices::has(std::string_view id) const noexcept {
-  return std::ranges::any_of(
-      entries_, [&](const Entry& entry) { return !id.empty() && entry.request->id() == id; });
+/// The guest can not reach it first, then it ends what it has under way.
+void UserDevices::take_out(devices::PciBus& bus, Entry& entry) {
+  bus.remove(*entry.device);
+  entry.device->unrealize();
+}
+
+void UserDevices::remove(devices::PciDevice& device) {
+  const auto at =
+      std::ranges::find(entries_, &device, [](const Entry& e) { return e.device.get(); });
+  RHEA_CHECK(at != entries_.end(), "'{}' is no device of -device", device.id());
+  take_out(bus_, *at);
+  entries_.erase(at);
+}
+
+devices::PciDevice* UserDevices::find(std::string_view name) const noexcept {
+  const auto at = std::ranges::find_if(entries_, [&](const Entry& entry) {
+    return !name.empty() && (entry.request->id() == name || entry.request->path() == name);
+  });
+  return at != entries_.end() ? at->device.get() : nullptr;
+}
+
+const DeviceRequest* UserDevices::request_of(const devices::PciDevice& device) const noexcept {
+  const auto at =
+      std::ranges::find(entries_, &device, [](const Entry& e) { return e.device.get(); });
+  return at != entries_.end() ? at->request.get() : nullptr;
 }
 
 std::string UserDevices::new_path(const std::string& id) {
@@ -74,7 +94,12 @@ Result<unsigned> UserDevices::take_slot(OptionReader& options, const DeviceRow& 
     return fail(ErrorKind::kNotFound, "Bus '{}' not found", *bus);
   }
   const auto address = TRY(options.take_string("addr"));
-  if (!address) return bus_.free_slot(kFirstSlot);
+  if (!address) {
+    const auto free = bus_.free_slot(kFirstSlot);
+    if (free.has_value()) return *free;
+    return fail(ErrorKind::kResource,
+                "PCI: no slot/function available for {}, all in use or reserved", row.driver);
+  }
   const auto slot = parse_slot(*address);
   if (!slot) {
     return fail(ErrorKind::kInvalidArgument, "Property '{}.addr' doesn't take value '{}'",
@@ -87,13 +112,14 @@ Result<unsigned> UserDevices::take_slot(OptionReader& options, const DeviceRow& 
   return *slot;
 }
 
-Result<void> UserDevices::add(const DeviceConfig& config) {
+Result<devices::PciDevice*> UserDevices::add(const DeviceConfig& config) {
   const DeviceRow* row = find_device_row(table_, config.driver);
   if (row == nullptr || row->make == nullptr) {
     return fail(ErrorKind::kInvalidArgument, "'{}' is not a valid device model name",
                 config.driver);
   }
-  if (has(config.id)) return fail(ErrorKind::kExists, "Duplicate device ID '{}'", config.id);
+  if (find(config.id) != nullptr)
+    return fail(ErrorKind::kExists, "Duplicate device ID '{}'", config.id);
   TRY(check_properties(*row, config.options));
   Entry entry;
   entry.request =
@@ -106,11 +132,11 @@ Result<void> UserDevices::add(const DeviceConfig& config) {
   TRY(entry.device->realize());
   if (auto added = bus_.add(entry.device, slot); !added) {
     entry.device->unrealize();
-    return added;
+    return std::move(added).error();
   }
   if (!running_) entry.request->run_hooks().stopped();
   entries_.push_back(std::move(entry));
-  return ok();
+  return entries_.back().device.get();
 }
 
 void UserDevices::stopped() {

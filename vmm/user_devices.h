@@ -30,9 +30,15 @@ class UserDevices final : public VmObserver {
   UserDevices(const UserDevices&) = delete;
   UserDevices& operator=(const UserDevices&) = delete;
 
-  /// Makes, realizes and plugs in a device.
-  Result<void> add(const DeviceConfig& config) REQUIRES(bql);
-  bool has(std::string_view id) const noexcept;
+  /// Makes, realizes and plugs in a device. Errors: nothing of it is left then.
+  Result<devices::PciDevice*> add(const DeviceConfig& config) REQUIRES(bql);
+  /// Takes a device out and gives back what it had: its id, its disks and its iothreads may be used
+  /// at once. Waits for its requests. Main, at the top.
+  void remove(devices::PciDevice& device) REQUIRES(bql);
+  /// By id, or by path ("/machine/peripheral-anon/device[0]"); null if there is none.
+  devices::PciDevice* find(std::string_view name) const noexcept;
+  /// What a device of this machine was made from; null if it is none of -device's.
+  const DeviceRequest* request_of(const devices::PciDevice& device) const noexcept;
 
   void stopped() override;
   void resumed() override;
@@ -42,6 +48,7 @@ class UserDevices final : public VmObserver {
     std::unique_ptr<DeviceRequest> request;
     std::shared_ptr<devices::PciDevice> device;
   };
+  static void take_out(devices::PciBus& bus, Entry& entry) REQUIRES(bql);
   Result<unsigned> take_slot(OptionReader& options, const DeviceRow& row) REQUIRES(bql);
   std::string new_path(const std::string& id);
 

@@ -9,6 +9,17 @@
   Package () { 0x##slot##FFFF, 2, 0, c },     \
   Package () { 0x##slot##FFFF, 3, 0, d }
 
+// A slot whose device may come and go: ejecting it asks the machine to take the device out.
+#define REMOVABLE(slot)                                 \
+  Device (S##slot)                                      \
+  {                                                     \
+      Name (_ADR, 0x00##slot##0000)                     \
+      Name (_SUN, 0x##slot)                             \
+      Method (_EJ0, 1) { PCEJ (_SUN) }                  \
+  }
+// Tells the guest's kernel about it if its bit is set.
+#define TELL(slot) If (Arg0 & (1 << 0x##slot)) { Notify (S##slot, Arg1) }
+
 DefinitionBlock ("", "DSDT", 2, "RHEA", "RHEAPC", 1)
 {
     External (\M64B, IntObj)    // base of the 64-bit PCI window
@@ -78,6 +89,57 @@ DefinitionBlock ("", "DSDT", 2, "RHEA", "RHEAPC", 1)
                 SLOT (001C, 16, 17, 18, 19), SLOT (001D, 17, 18, 19, 16),
                 SLOT (001E, 18, 19, 16, 17), SLOT (001F, 19, 16, 17, 18)
             })
+
+            // The registers of devices/acpi_pci_hotplug.h.
+            OperationRegion (PCHP, SystemIO, 0xAE00, 0x18)
+            Field (PCHP, DWordAcc, NoLock, WriteAsZeros)
+            {
+                PCUP, 32,   // slots that got a device; reading clears
+                PCDN, 32,   // slots whose device is asked for
+                PCER, 32,   // lets the devices of slots go
+                    , 32,
+                PCBN, 32    // the bus that the others are about
+            }
+            Mutex (PCLK, 0)
+
+            Method (PCEJ, 1)
+            {
+                Acquire (PCLK, 0xFFFF)
+                PCBN = 0
+                PCER = (1 << Arg0)
+                Release (PCLK)
+            }
+
+            REMOVABLE (02) REMOVABLE (03) REMOVABLE (04) REMOVABLE (05)
+            REMOVABLE (06) REMOVABLE (07) REMOVABLE (08) REMOVABLE (09)
+            REMOVABLE (0A) REMOVABLE (0B) REMOVABLE (0C) REMOVABLE (0D)
+            REMOVABLE (0E) REMOVABLE (0F) REMOVABLE (10) REMOVABLE (11)
+            REMOVABLE (12) REMOVABLE (13) REMOVABLE (14) REMOVABLE (15)
+            REMOVABLE (16) REMOVABLE (17) REMOVABLE (18) REMOVABLE (19)
+            REMOVABLE (1A) REMOVABLE (1B) REMOVABLE (1C) REMOVABLE (1D)
+            REMOVABLE (1E) REMOVABLE (1F)
+
+            // Notifies the slots in Arg0 of Arg1.
+            Method (PCNO, 2)
+            {
+                TELL (02) TELL (03) TELL (04) TELL (05) TELL (06) TELL (07)
+                TELL (08) TELL (09) TELL (0A) TELL (0B) TELL (0C) TELL (0D)
+                TELL (0E) TELL (0F) TELL (10) TELL (11) TELL (12) TELL (13)
+                TELL (14) TELL (15) TELL (16) TELL (17) TELL (18) TELL (19)
+                TELL (1A) TELL (1B) TELL (1C) TELL (1D) TELL (1E) TELL (1F)
+            }
+
+            // What came, and what is to go.
+            Method (PCNT)
+            {
+                Acquire (PCLK, 0xFFFF)
+                PCBN = 0
+                Local0 = PCUP
+                Local1 = PCDN
+                Release (PCLK)
+                PCNO (Local0, 1)    // device check
+                PCNO (Local1, 3)    // eject request
+            }
         }
 
         // ACPI's own ports, so that no BAR is put over them.
@@ -88,6 +150,7 @@ DefinitionBlock ("", "DSDT", 2, "RHEA", "RHEAPC", 1)
             Name (_CRS, ResourceTemplate ()
             {
                 IO (Decode16, 0x0600, 0x0600, 0x01, 0x0C)
+                IO (Decode16, 0xAE00, 0xAE00, 0x01, 0x18)
                 IO (Decode16, 0xAFE0, 0xAFE0, 0x01, 0x04)
             })
         }
@@ -149,6 +212,15 @@ DefinitionBlock ("", "DSDT", 2, "RHEA", "RHEAPC", 1)
                 IO (Decode16, 0x0064, 0x0064, 0x01, 0x01)
                 IRQNoFlags () { 1 }
             })
+        }
+    }
+
+    Scope (\_GPE)
+    {
+        // General-purpose event 1: something about PCI slots.
+        Method (_E01)
+        {
+            \_SB.PCI0.PCNT ()
         }
     }
 }

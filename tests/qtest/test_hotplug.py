@@ -1,0 +1,276 @@
+"""Disks come and go while the machine runs; the client is the guest's ACPI methods."""
+
+from __future__ import annotations
+
+import pathlib
+import random
+import time
+from typing import Any, Iterator
+
+import pytest
+from qtest import Machine
+from virtio import SECTOR, BlkStatus, BlkType, Ram, find_disks, scan
+
+UP, DOWN, EJECT, REMOVABLE, BUS, ACPI_INDEX = (0xAE00 + 4 * i for i in range(6))
+GPE_STATUS, GPE_ENABLE = 0xAFE0, 0xAFE2
+HOTPLUG_EVENT = 1 << 1
+SLOTS = range(2, 32)
+PATIENCE_NS = 30_000_000_000
+TOLD = ("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
+
+
+@pytest.fixture
+def machine(tmp_path: pathlib.Path) -> Iterator[Machine]:
+    arguments = ["-object", "iothread,id=io0"]
+    for i in range(4):
+        arguments += ["-blockdev", f"driver=null-co,node-name=n{i},size=1M,read-zeroes=on"]
+    with Machine(tmp_path, *arguments) as started:
+        yield started
+        started.qmp.execute("quit")
+        assert started.process.wait() == 0, started.process.stderr
+
+
+def plug(machine: Machine, name: str, node: str, **more: Any) -> None:
+    machine.qmp.execute("device_add", driver="virtio-blk-pci", id=name, drive=node, **more)
+
+
+def refused(machine: Machine, command: str, **arguments: Any) -> str:
+    with pytest.raises(AssertionError) as caught:
+        machine.qmp.execute(command, **arguments)
+    return str(caught.value)
+
+
+def eject(machine: Machine, slot: int) -> None:
+    machine.outl(BUS, 0)
+    machine.outl(EJECT, 1 << slot)
+
+
+def told(machine: Machine, count: int) -> list[tuple[str, dict[str, Any]]]:
+    """The next `count` events about devices."""
+    qmp, found = machine.qmp, []
+    while len(found) < count:
+        if not qmp.events:
+            qmp.execute("query-status")  # what happened before it has been told before it
+        while qmp.events:
+            event = qmp.events.pop(0)
+            if event["event"] in TOLD:
+                found.append((event["event"], event["data"]))
+    return found
+
+
+def deleted(name: str) -> list[tuple[str, dict[str, str]]]:
+    path = f"/machine/peripheral/{name}"
+    return [("DEVICE_DELETED", {"path": f"{path}/virtio-backend"}),
+            ("DEVICE_DELETED", {"device": name, "path": path})]
+
+
+def states(machine: Machine) -> list[tuple[str, int, str]]:
+    return [(row["id"], row["slot"], row["state"])
+            for row in machine.qmp.execute("x-query-hotplug")]
+
+
+def test_the_registers_of_a_machine_where_nothing_happened(machine: Machine) -> None:
+    assert [machine.inl(at) for at in (UP, DOWN, EJECT, REMOVABLE, BUS, ACPI_INDEX)] == [
+        0, 0, 0, 0xFFFF_FFFC, 0, 0]
+    for at in (UP, DOWN, REMOVABLE):
+        machine.outl(at, 0xFFFF_FFFF)
+    assert [machine.inl(at) for at in (UP, DOWN, REMOVABLE)] == [0, 0, 0xFFFF_FFFC]
+    machine.outl(BUS, 1)  # there is no such bus
+    assert [machine.inl(at) for at in (UP, DOWN, REMOVABLE, BUS)] == [0, 0, 0, 1]
+
+
+def test_a_device_comes_and_the_guest_hears_of_it(machine: Machine) -> None:
+    plug(machine, "vd0", "n0", addr="5")
+    assert states(machine) == [("vd0", 5, "plugging")]
+    assert machine.inw(GPE_STATUS) & HOTPLUG_EVENT
+    assert machine.inl(UP) == 1 << 5
+    assert machine.inl(UP) == 0  # a load clears it
+    assert states(machine) == []
+    [disk] = find_disks(machine)
+    [queue] = disk.bring_up()
+    assert disk.do(queue, BlkType.IN, room=SECTOR)[0] == BlkStatus.OK
+
+
+def test_a_device_goes_when_the_guest_lets_it(machine: Machine) -> None:
+    plug(machine, "vd0", "n0", iothread="io0")
+    [disk] = find_disks(machine)
+    disk.bring_up()
+    machine.inl(UP)
+    machine.outw(GPE_STATUS, HOTPLUG_EVENT)
+    machine.qmp.execute("device_del", id="vd0")
+    assert machine.inw(GPE_STATUS) & HOTPLUG_EVENT
+    assert machine.inl(DOWN) == machine.inl(DOWN) == 1 << 2
+    assert states(machine) == [("vd0", 2, "pending")]
+    assert "Node n0 is in use" in refused(machine, "blockdev-del", **{"node-name": "n0"})
+    eject(machine, 2)
+    assert told(machine, 2) == deleted("vd0")
+    assert machine.inl(DOWN) == 0
+    assert 2 not in scan(machine)
+    assert states(machine) == []
+    # All its names are free.
+    assert "DeviceNotFound" in refused(machine, "device_del", id="vd0")
+    machine.qmp.execute("object-del", id="io0")
+    machine.qmp.execute("blockdev-del", **{"node-name": "n0"})
+
+
+def test_what_is_wrong_is_named(machine: Machine) -> None:
+    plug(machine, "vd0", "n0")
+    for arguments, message in [
+        ({}, "Parameter 'driver' is missing"),
+        ({"driver": "no-such"}, "'no-such' is not a valid device model name"),
+        ({"driver": "virtio-blk-pci", "id": "vd0", "drive": "n1"}, "Duplicate device ID 'vd0'"),
+        ({"driver": "virtio-blk-pci", "id": "vd1"}, "drive property not set"),
+        ({"driver": "virtio-blk-pci", "id": "vd1", "drive": "x"}, "can't find value 'x'"),
+        ({"driver": "virtio-blk-pci", "id": "vd1", "drive": "n0"}, "Permission conflict"),
+        ({"driver": "virtio-blk-pci", "id": "vd1", "drive": "n1", "bus": "pci.9"},
+         "Bus 'pci.9' not found"),
+        ({"driver": "virtio-blk-pci", "id": "vd1", "drive": "n1", "addr": "2"},
+         "slot 2 function 0 not available for virtio-blk-pci, in use by vd0"),
+        ({"driver": "virtio-blk-pci", "id": "vd1", "drive": "n1", "bogus": 1},
+         "Property 'virtio-blk-pci.bogus' not found"),
+        ({"driver": "virtio-blk-pci", "id": "1", "drive": "n1"}, "expects an identifier"),
+    ]:
+        assert message in refused(machine, "device_add", **arguments)
+    assert "Device 'nope' not found" in refused(machine, "device_del", id="nope")
+    assert "Parameter 'id' is missing" in refused(machine, "device_del")
+    plug(machine, "vd1", "n1")  # none of it has left anything behind
+
+
+def test_the_bus_takes_thirty_devices(machine: Machine) -> None:
+    for slot in SLOTS:
+        machine.qmp.execute("blockdev-add", **{"driver": "null-co", "node-name": f"m{slot}"})
+        plug(machine, f"d{slot}", f"m{slot}")
+    assert machine.inl(UP) == 0xFFFF_FFFC
+    assert ("PCI: no slot/function available for virtio-blk-pci, all in use or reserved" in
+            refused(machine, "device_add", driver="virtio-blk-pci", id="more", drive="n0"))
+
+
+def test_a_request_can_be_repeated_and_asks_again(machine: Machine) -> None:
+    plug(machine, "vd0", "n0")
+    machine.qmp.execute("device_del", id="vd0")
+    assert ("Device vd0 is already in the process of unplug" in
+            refused(machine, "device_del", id="vd0"))
+    machine.clock_step(1_000_000)
+    machine.outw(GPE_STATUS, HOTPLUG_EVENT)
+    machine.qmp.execute("device_del", id="vd0")
+    assert machine.inw(GPE_STATUS) & HOTPLUG_EVENT
+    eject(machine, 2)
+    assert told(machine, 2) == deleted("vd0")
+
+
+def test_a_guest_that_does_not_answer_is_told_of(machine: Machine) -> None:
+    plug(machine, "vd0", "n0")
+    machine.qmp.execute("device_del", id="vd0")
+    machine.clock_step(PATIENCE_NS - 1)
+    assert states(machine) == [("vd0", 2, "pending")]
+    machine.clock_step(1)
+    [(event, data)] = told(machine, 1)
+    assert event == "DEVICE_UNPLUG_GUEST_ERROR"
+    assert data["device"] == "vd0" and data["path"] == "/machine/peripheral/vd0"
+    assert "within 30 s" in data["reason"]
+    [row] = machine.qmp.execute("x-query-hotplug")
+    assert (row["state"], row["since-ms"], row["reason"]) == ("timed-out", 0, data["reason"])
+    assert machine.inl(DOWN) == 0  # it is not to be found later
+    [disk] = find_disks(machine)
+    [queue] = disk.bring_up()
+    assert disk.do(queue, BlkType.IN, room=SECTOR)[0] == BlkStatus.OK
+    machine.qmp.execute("device_del", id="vd0")
+    eject(machine, 2)
+    assert told(machine, 2) == deleted("vd0")
+
+
+def test_a_guest_that_listens_later_hears_of_what_it_missed(machine: Machine) -> None:
+    plug(machine, "vd0", "n0")
+    machine.qmp.execute("device_del", id="vd0")
+    machine.outw(GPE_STATUS, 0xFFFF)  # as a kernel does that starts
+    assert not machine.inw(GPE_STATUS) & HOTPLUG_EVENT
+    machine.outw(GPE_ENABLE, HOTPLUG_EVENT)
+    assert machine.inw(GPE_STATUS) & HOTPLUG_EVENT
+    machine.inl(UP)
+    eject(machine, 2)
+    told(machine, 2)
+    machine.outw(GPE_STATUS, 0xFFFF)
+    machine.outw(GPE_ENABLE, 0)
+    machine.outw(GPE_ENABLE, HOTPLUG_EVENT)
+    assert not machine.inw(GPE_STATUS) & HOTPLUG_EVENT  # nothing is left to tell
+
+
+def test_a_reset_of_the_machine_answers_for_the_guest(machine: Machine) -> None:
+    plug(machine, "vd0", "n0", addr="3")
+    plug(machine, "vd1", "n1", addr="4")
+    machine.qmp.execute("device_del", id="vd1")
+    machine.qmp.execute("system_reset")
+    assert told(machine, 2) == deleted("vd1")
+    assert [slot for slot in scan(machine) if slot in SLOTS] == [3]
+    assert [machine.inl(at) for at in (UP, DOWN)] == [0, 0]
+    machine.clock_step(2 * PATIENCE_NS)
+    assert states(machine) == []
+
+
+def test_what_nobody_asked_for_goes_too_if_the_guest_ejects_it(machine: Machine) -> None:
+    plug(machine, "vd0", "n0")
+    plug(machine, "vd1", "n1")
+    machine.outl(EJECT, 1 << 2 | 1 << 3 | 1 << 9)
+    assert told(machine, 4) == deleted("vd0") + deleted("vd1")
+
+
+def test_slots_that_stay_stay(machine: Machine) -> None:
+    for slots in (1, 2, 0xFFFF_FFFF):
+        machine.outl(EJECT, slots)
+    machine.outl(BUS, 1)
+    plug(machine, "vd0", "n0")
+    machine.outl(EJECT, 1 << 2)
+    machine.outl(BUS, 0)
+    assert set(scan(machine)) == {0, 2}
+
+
+def test_a_device_without_an_id_goes_by_its_path(machine: Machine) -> None:
+    machine.qmp.execute("device_add", driver="virtio-blk-pci", drive="n0")
+    path = "/machine/peripheral-anon/device[0]"
+    machine.qmp.execute("device_del", id=path)
+    eject(machine, 2)
+    assert told(machine, 2) == [("DEVICE_DELETED", {"path": f"{path}/virtio-backend"}),
+                                ("DEVICE_DELETED", {"path": path})]
+
+
+def test_a_device_of_the_command_line_goes_as_well(tmp_path: pathlib.Path) -> None:
+    with Machine(tmp_path, "-drive", "if=none,id=d0,driver=null-co",
+                 "-device", "virtio-blk-pci,id=vd0,drive=d0") as machine:
+        assert machine.inl(UP) == 0
+        machine.qmp.execute("device_del", id="vd0")
+        eject(machine, 2)
+        assert told(machine, 2) == deleted("vd0")
+        assert machine.qmp.execute("query-block") == []  # the drive lived as long as its device
+        machine.qmp.execute("quit")
+        assert machine.process.wait() == 0, machine.process.stderr
+
+
+def test_devices_come_and_go_with_requests_under_way(machine: Machine) -> None:
+    seed = time.time_ns() & 0xFFFF
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    plugged: dict[int, str] = {}  # slot -> node
+    for cycle in range(60):
+        free = sorted(set(f"n{i}" for i in range(4)) - set(plugged.values()))
+        if free and (not plugged or rng.random() < 0.6):
+            slot = rng.choice([s for s in SLOTS if s not in plugged])
+            node = rng.choice(free)
+            more = {"iothread": "io0"} if rng.random() < 0.5 else {}
+            plug(machine, f"d{slot}", node, addr=f"{slot:x}", **{"num-queues": 2}, **more)
+            plugged[slot] = node
+            continue
+        slot = rng.choice(sorted(plugged))
+        ram = Ram(machine)
+        [disk] = [d for d in find_disks(machine, ram) if d.pci.slot == slot]
+        for queue in disk.bring_up(queues=2):
+            for _ in range(8):
+                queue.offer(disk.prepare(BlkType.IN, room=8 * SECTOR).buffers())
+            queue.ring()
+        machine.qmp.execute("device_del", id=f"d{slot}")
+        if rng.random() < 0.2:
+            machine.qmp.execute("system_reset")
+        else:
+            eject(machine, slot)
+        assert told(machine, 2) == deleted(f"d{slot}"), (seed, cycle)
+        del plugged[slot]
+    assert not [e for e in machine.qmp.events if e["event"] in TOLD]

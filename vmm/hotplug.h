@@ -1,0 +1,108 @@
+// Hotplug: devices that come and go while the machine runs.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "devices/acpi_pci_hotplug.h"
+#include "devices/pci_bus.h"
+#include "util/aio_context.h"
+#include "util/bql.h"
+#include "util/error.h"
+#include "util/timer.h"
+#include "vmm/qmp/json_text.h"
+#include "vmm/user_devices.h"
+#include "vmm/vm_control.h"
+
+namespace rhea::vmm {
+
+/// device_add and device_del: plugs devices in at once, and takes them out when the guest lets them
+/// go.
+///
+///   device_del   latches the slot in the registers and raises the event; returns
+///   guest        ejects: a store to a port, on a vCPU, inside an RCU read section. It is latched
+///                here, and a bottom half of the service context scheduled
+///   main         takes the device out and tells: each part's path, then the device with its id.
+///                From then on all names are free
+///
+/// A guest that does not answer is not waited for: after the patience a request is given up, the
+/// device stays as it was, and the event says so. A guest may let a device go that nobody asks for.
+///
+/// Thread: main, service context, BQL held; slots_ejected() anywhere with the BQL.
+class Hotplug final : public VmObserver {
+ public:
+  using Publisher = std::function<void(std::string_view event, const ReplyJson& data)>;
+  /// All outlive it. `timers`: the clock of the patience.
+  struct Parts {
+    AioContext& service;
+    UserDevices& devices;
+    devices::PciBus& bus;
+    devices::AcpiPciHotplug& registers;
+    TimerList& timers;
+    std::chrono::seconds patience;
+  };
+  /// For so long a request is not repeated.
+  static constexpr Nanoseconds kRepeatAfter = std::chrono::milliseconds(1);
+
+  explicit Hotplug(const Parts& parts) REQUIRES(bql);
+  ~Hotplug() override;
+  Hotplug(const Hotplug&) = delete;
+  Hotplug& operator=(const Hotplug&) = delete;
+
+  /// Null: nobody listens (any more).
+  void set_publisher(Publisher publisher) { publisher_ = std::move(publisher); }
+
+  /// Errors: texts are QEMU's.
+  Result<void> add(const DeviceConfig& config) REQUIRES(bql);
+  /// Asks the guest. Errors: kNotFound; kBusy, it was asked just now.
+  Result<void> request_removal(std::string_view name) REQUIRES(bql);
+
+  enum class State : uint8_t {
+    kPlugging,  ///< the guest has not looked yet
+    kPending,   ///< the guest was asked for it
+    kTimedOut,  ///< and did not answer
+  };
+  struct Status {
+    std::string id;
+    unsigned slot = 0;
+    State state = State::kPlugging;
+    Nanoseconds since{0};  ///< how long it has been so
+    std::string reason;
+  };
+  /// Of the devices with something to tell, by slot.
+  std::vector<Status> query() const REQUIRES(bql);
+
+  /// The machine's reset is every guest's answer.
+  void was_reset(Cause cause) override;
+
+ private:
+  struct Slot {
+    std::optional<State> state;
+    Nanoseconds since{0};
+    std::unique_ptr<Timer> timer;
+  };
+  void slots_ejected(uint32_t slots) REQUIRES(bql);
+  void serve() REQUIRES(bql);
+  void take_out(unsigned slot) REQUIRES(bql);
+  void set_state(unsigned slot, std::optional<State> state) REQUIRES(bql);
+  void give_up(unsigned slot) REQUIRES(bql);
+  std::string reason() const;
+
+  const Parts parts_;
+  Publisher publisher_;
+  std::array<Slot, devices::PciBus::kSlots> slots_ GUARDED_BY(bql);
+  uint32_t ejected_ GUARDED_BY(bql) = 0;
+  std::vector<std::pair<std::string, ReplyJson>> events_ GUARDED_BY(bql);  // to publish
+  Bh serve_bh_;
+};
+std::string_view to_string(Hotplug::State state) noexcept;
+
+}  // namespace rhea::vmm
