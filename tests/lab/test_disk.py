@@ -1,6 +1,7 @@
 """Stock Debian kernels use virtio-blk: root file system, queues on iothreads, live resize."""
 
 import pytest
+from conftest import FULL
 
 from lab.result import LabResult
 
@@ -52,3 +53,35 @@ def test_the_requests_are_counted(lab: LabResult) -> None:
     assert stats["wr_bytes"] >= 32 << 20
     sent = int(data["flushes"][1])
     assert stats["flush_operations"] == sent >= 1
+
+
+PATH = "/machine/peripheral/hot"
+DELETED = [{"path": f"{PATH}/virtio-backend"}, {"device": "hot", "path": PATH}]
+
+
+def check_rounds(lab: LabResult) -> None:
+    rounds = case(lab, "hotplug")["rounds"]
+    assert rounds == [[[0, "1\n"], [0, "0\n"], DELETED, [0, "0\n"]]] * len(rounds)
+    assert len(rounds) >= 3
+
+
+@DISK
+def test_the_guest_sees_a_disk_come_and_go(lab: LabResult) -> None:
+    check_rounds(lab)
+
+
+if FULL:
+
+    @pytest.mark.lab_run("disk_6_12")
+    def test_debian_6_12_sees_a_disk_come_and_go_too(lab: LabResult) -> None:
+        check_rounds(lab)
+
+
+@DISK
+def test_a_guest_that_does_not_let_a_disk_go_keeps_it(lab: LabResult) -> None:
+    data = case(lab, "no_answer")
+    assert data["told"]["device"] == "hot" and "within 10 s" in data["told"]["reason"]
+    assert [row["state"] for row in data["state"]] == ["timed-out"]
+    assert data["read"] == [0, "0\n"]
+    assert data["deleted"] == DELETED
+    assert data["warnings"] == [1, "0\n"]

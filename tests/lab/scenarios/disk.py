@@ -9,6 +9,7 @@ from lab.inside.vm import Vm
 DATA_MIB = 64
 GROWN_MIB = 96
 SERIAL = "rhea-data-0"
+UNPLUG_TIMEOUT_S = 10
 
 
 def run(ctx: Context) -> None:
@@ -34,6 +35,7 @@ def _disks(root: str, data: str) -> list[str]:
         "-blockdev",
         f"driver=raw,node-name=data,discard=unmap,file.driver=file,file.filename={data}",
         *("-device", "virtio-blk-pci,drive=root,id=vd0,iothread=io0", "-device", device),
+        *("-machine", f"pc,x-unplug-timeout={UNPLUG_TIMEOUT_S}"),
     ]
 
 
@@ -72,8 +74,41 @@ def _write(ctx: Context, root: str, data: str) -> None:
         # it merges flushes that wait for the same one (Documentation/block/stat.rst).
         record["flushes"] = run("awk '{ print $16 }' /sys/block/vdb/stat")
         record["stats"] = vm.monitor.execute("query-blockstats")
+        _plug_and_pull(ctx, vm)
         vm.console.send("poweroff -f\n")
         record["exit_status"] = vm.wait_exit()
+
+
+def _plug_and_pull(ctx: Context, vm: Vm) -> None:
+    """A third disk comes and goes, under the guest's own ACPI driver."""
+    with ctx.case("hotplug") as record:
+        run, monitor = vm.console.run, vm.monitor
+        node = {"driver": "null-co", "node-name": "hot", "size": 8 << 20, "read-zeroes": True}
+        monitor.execute("blockdev-add", node)
+        record["rounds"] = []
+        for _ in range(ctx.params["hotplug_rounds"]):
+            monitor.execute(
+                "device_add", {"driver": "virtio-blk-pci", "id": "hot", "drive": "hot"}
+            )
+            came = run("until [ -e /dev/vdc ]; do :; done; grep vdc /proc/partitions | wc -l")
+            read = run("dd if=/dev/vdc of=/dev/null bs=64k 2>/dev/null; echo $?")
+            monitor.execute("device_del", {"id": "hot"})
+            told = [monitor.wait_event("DEVICE_DELETED")["data"] for _ in range(2)]
+            gone = run("until [ ! -e /sys/block/vdc ]; do :; done; grep vdc /proc/partitions | wc -l")
+            record["rounds"].append([came, read, told, gone])
+    with ctx.case("no_answer") as record:
+        monitor.execute("device_add", {"driver": "virtio-blk-pci", "id": "hot", "drive": "hot"})
+        run("until [ -e /dev/vdc ]; do :; done")
+        monitor.execute("stop")
+        monitor.execute("device_del", {"id": "hot"})
+        record["told"] = monitor.wait_event("DEVICE_UNPLUG_GUEST_ERROR")["data"]
+        record["state"] = monitor.execute("x-query-hotplug")
+        monitor.execute("cont")
+        record["read"] = run("dd if=/dev/vdc of=/dev/null bs=64k 2>/dev/null; echo $?")
+        monitor.execute("device_del", {"id": "hot"})
+        record["deleted"] = [monitor.wait_event("DEVICE_DELETED")["data"] for _ in range(2)]
+        wrong = "can.t assign|I/O error|acpiphp.*(error|fail)|blocked for more"
+        record["warnings"] = run(f"dmesg | grep -cE '{wrong}'")
 
 
 def _read_back(ctx: Context, root: str, data: str) -> None:
