@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import random
 import time
@@ -49,12 +50,9 @@ def told(machine: Machine, count: int) -> list[tuple[str, dict[str, Any]]]:
     """The next `count` events about devices."""
     qmp, found = machine.qmp, []
     while len(found) < count:
-        if not qmp.events:
-            qmp.execute("query-status")  # what happened before it has been told before it
-        while qmp.events:
-            event = qmp.events.pop(0)
-            if event["event"] in TOLD:
-                found.append((event["event"], event["data"]))
+        event = qmp.events.pop(0) if qmp.events else json.loads(qmp.line.read_line())
+        if event["event"] in TOLD:
+            found.append((event["event"], event["data"]))
     return found
 
 

@@ -113,6 +113,29 @@ TEST_CASE("Pm: the GPE block's status bits clear by 1 and its enables are plain"
   }
 }
 
+TEST_CASE("Pm: who waits for a general-purpose event to be enabled is told each time", "[pm]") {
+  BqlGuard guard;
+  Pm pm;
+  int told = 0;
+  pm.pm->set_gpe_listener(9, [&told, raised = pm.pm.get()] {
+    bql.assert_held();
+    ++told;
+    raised->raise_gpe(9);
+  });
+  pm.gpe_out(kGpeEn, 1U << 8);
+  CHECK(told == 0);
+  pm.gpe_out(kGpeEn, 1U << 8 | 1U << 9);
+  CHECK(told == 1);
+  CHECK(pm.sci());
+  pm.gpe_out(kGpeEn, 1U << 9);
+  CHECK(told == 1);
+  pm.gpe_out(kGpeSts, 0xffff);
+  pm.gpe_out(kGpeEn, 0);
+  pm.gpe_out(kGpeEn + 1, 1U << 1, 1);
+  CHECK(told == 2);
+  CHECK(pm.sci());
+}
+
 TEST_CASE("Pm: a dword reads and writes status and enable together", "[pm]") {
   BqlGuard guard;
   Pm pm;

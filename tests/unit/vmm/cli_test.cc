@@ -127,6 +127,19 @@ TEST_CASE("command line: options are recognised with one '-' or two, and nothing
   });
 }
 
+TEST_CASE("command line: how long a guest may take to let a device go", "[cli]") {
+  CHECK(config_of("-machine pc").unplug_timeout == std::chrono::seconds(30));
+  CHECK(config_of("-machine pc,x-unplug-timeout=5").unplug_timeout == std::chrono::seconds(5));
+  check_messages({
+      {"-machine pc,x-unplug-timeout=0",
+       "-machine pc,x-unplug-timeout=0: Parameter 'x-unplug-timeout' expects a value between "
+       "1 and 86400"},
+      {"-machine pc,x-unplug-timeout=soon",
+       "-machine pc,x-unplug-timeout=soon: Parameter 'x-unplug-timeout' expects integer, not "
+       "'soon'"},
+  });
+}
+
 TEST_CASE("command line: a value is taken as it is, whatever it looks like", "[cli]") {
   CHECK(config_of("-kernel -S -append --").kernel == "-S");
   CHECK_FALSE(config_of("-kernel -S -append --").start_paused);
