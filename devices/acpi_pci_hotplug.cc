@@ -12,6 +12,7 @@ enum class Reg : uint8_t {
   kRemovable = 0x0c,
   kBus = 0x10,
   kAcpiIndex = 0x14,
+  kAsked = 0x18,
 };
 
 constexpr uint32_t bit_of(unsigned slot) { return uint32_t{1} << slot; }
@@ -38,19 +39,21 @@ void AcpiPciHotplug::device_came(unsigned slot) {
 
 void AcpiPciHotplug::ask_for(unsigned slot) {
   down_ |= bit_of(slot);
+  asked_ |= bit_of(slot);
   raise();
 }
 
 void AcpiPciHotplug::forget(unsigned slot) {
   up_ &= ~bit_of(slot);
   down_ &= ~bit_of(slot);
+  asked_ &= ~bit_of(slot);
 }
 
 void AcpiPciHotplug::event_enabled() {
-  if ((up_ | down_) != 0) raise();
+  if ((up_ | asked_) != 0) raise();
 }
 
-void AcpiPciHotplug::reset() { up_ = down_ = bus_ = 0; }
+void AcpiPciHotplug::reset() { up_ = down_ = asked_ = bus_ = 0; }
 
 void AcpiPciHotplug::raise() {
   if (event_) event_();
@@ -65,6 +68,8 @@ uint32_t AcpiPciHotplug::load(uint64_t offset) {
       return std::exchange(up_, 0);
     case Reg::kDown:
       return down_;
+    case Reg::kAsked:
+      return std::exchange(asked_, 0);
     case Reg::kRemovable:
       return kRemovable;
     case Reg::kEject:
@@ -101,6 +106,7 @@ void AcpiPciHotplug::io_write(uint64_t offset, uint64_t value, unsigned) {
       return;  // asks for the index of a slot: there is none
     case Reg::kUp:
     case Reg::kDown:
+    case Reg::kAsked:
     case Reg::kRemovable:
       return errors().report(GuestError::kReadOnly, offset, value);
   }

@@ -11,8 +11,8 @@
 
 namespace rhea::devices {
 
-/// The registers that the DSDT's methods use: QEMU's of the bridge-less kind, all 32 bits wide, in
-/// which bit n is slot n of bus 0.
+/// The registers that the DSDT's methods use: QEMU's of the bridge-less kind and one more, all 32
+/// bits wide, in which bit n is slot n of bus 0.
 ///
 ///   0x00 up          slots that got a device; a load clears them
 ///   0x04 down        slots whose device is asked for; ejecting clears its bit
@@ -20,6 +20,10 @@ namespace rhea::devices {
 ///   0x0c removable   slots whose devices may go
 ///   0x10 bus         which bus the others are about; there is 0 alone
 ///   0x14 acpi-index  reads 0: no device has one
+///   0x18 asked       slots whose device was asked for since the last load, which clears it
+///
+/// The methods use `asked`, not `down`: that shows a request for as long as the guest works on it,
+/// and a second eject request for it, left in the guest's queue, would hit the slot's next device.
 ///
 /// A store to `eject` happens inside an RCU read section, on a vCPU: it is passed on, and whoever
 /// it is passed to only latches it.
@@ -27,7 +31,7 @@ namespace rhea::devices {
 /// Thread: BQL.
 class AcpiPciHotplug final : public Device, public memory::IoHandler {
  public:
-  static constexpr uint64_t kSize = 0x18;
+  static constexpr uint64_t kSize = 0x1c;
   /// Of the general-purpose event that tells the guest to look; its method is _E01.
   static constexpr unsigned kGpe = 1;
   /// Slots 0 (the host bridge) and 1 (kept free) stay.
@@ -72,6 +76,7 @@ class AcpiPciHotplug final : public Device, public memory::IoHandler {
   memory::MemoryRegion io_;
   uint32_t up_ GUARDED_BY(bql) = 0;
   uint32_t down_ GUARDED_BY(bql) = 0;
+  uint32_t asked_ GUARDED_BY(bql) = 0;  // of `down_`, what the guest has not seen
   uint32_t bus_ GUARDED_BY(bql) = 0;
 };
 

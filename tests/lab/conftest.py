@@ -61,7 +61,7 @@ PLANS = {
         },
         memory_mib=6144,
     ),
-    "disk": Plan("disk", 600 if FULL else 240, {"hotplug_rounds": 50 if FULL else 3}),
+    "disk": Plan("disk", 600, {"hotplug_rounds": 50 if FULL else 5}),
     "disk_6_12": Plan("disk", 600, {"hotplug_rounds": 50}, series="6.12"),
     "power_cut": Plan("power_cut", 300),
     "fio": Plan(

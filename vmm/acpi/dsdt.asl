@@ -91,14 +91,16 @@ DefinitionBlock ("", "DSDT", 2, "RHEA", "RHEAPC", 1)
             })
 
             // The registers of devices/acpi_pci_hotplug.h.
-            OperationRegion (PCHP, SystemIO, 0xAE00, 0x18)
+            OperationRegion (PCHP, SystemIO, 0xAE00, 0x1C)
             Field (PCHP, DWordAcc, NoLock, WriteAsZeros)
             {
                 PCUP, 32,   // slots that got a device; reading clears
-                PCDN, 32,   // slots whose device is asked for
+                    , 32,
                 PCER, 32,   // lets the devices of slots go
                     , 32,
-                PCBN, 32    // the bus that the others are about
+                PCBN, 32,   // the bus that the others are about
+                    , 32,
+                PCAS, 32    // slots whose device is asked for; reading clears
             }
             Mutex (PCLK, 0)
 
@@ -135,7 +137,7 @@ DefinitionBlock ("", "DSDT", 2, "RHEA", "RHEAPC", 1)
                 Acquire (PCLK, 0xFFFF)
                 PCBN = 0
                 Local0 = PCUP
-                Local1 = PCDN
+                Local1 = PCAS
                 Release (PCLK)
                 PCNO (Local0, 1)    // device check
                 PCNO (Local1, 3)    // eject request
@@ -150,7 +152,7 @@ DefinitionBlock ("", "DSDT", 2, "RHEA", "RHEAPC", 1)
             Name (_CRS, ResourceTemplate ()
             {
                 IO (Decode16, 0x0600, 0x0600, 0x01, 0x0C)
-                IO (Decode16, 0xAE00, 0xAE00, 0x01, 0x18)
+                IO (Decode16, 0xAE00, 0xAE00, 0x01, 0x1C)
                 IO (Decode16, 0xAFE0, 0xAFE0, 0x01, 0x04)
             })
         }

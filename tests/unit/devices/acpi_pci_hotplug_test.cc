@@ -15,7 +15,7 @@ using namespace rhea::devices;
 namespace {
 
 constexpr uint64_t kUp = 0x00, kDown = 0x04, kEject = 0x08, kRemovable = 0x0c, kBus = 0x10,
-                   kAcpiIndex = 0x14;
+                   kAcpiIndex = 0x14, kAsked = 0x18;
 
 /// The registers at 0 of an address space, and what they tell.
 class Fixture {
@@ -68,6 +68,26 @@ TEST_CASE("AcpiPciHotplug: what came is told once, what is to go until it has go
   CHECK(f.load(kDown) == 1U << 7);
   f.registers->forget(7);
   CHECK(f.load(kDown) == 0);
+}
+
+TEST_CASE("AcpiPciHotplug: a guest that works on a request is not told of it again", "[hotplug]") {
+  Fixture f;
+  bql.assert_held();
+  f.registers->ask_for(7);
+  CHECK(f.load(kAsked) == 1U << 7);
+  // It has looked, and enables the event that its method had off.
+  f.registers->event_enabled();
+  CHECK(f.events == 1);
+  f.registers->device_came(9);
+  CHECK(f.load(kAsked) == 0);
+  CHECK(f.load(kDown) == 1U << 7);
+  f.registers->ask_for(7);
+  CHECK(f.load(kAsked) == 1U << 7);
+  f.registers->ask_for(7);
+  f.registers->forget(7);
+  CHECK(f.load(kAsked) == 0);
+  f.store(kAsked, 1U << 7);
+  CHECK(f.load(kAsked) == 0);
 }
 
 TEST_CASE("AcpiPciHotplug: asking again raises the event again, and so does listening",
