@@ -14,8 +14,10 @@ from .steps import ROOT, Step
 
 PYTHON = "/usr/bin/python3"
 # Enough optimisation to run fast and debug information to name lines: sanitizer builds are most of the
-# time that a check takes.
-CLANG = {"CC": "clang-19", "CXX": "clang++-19", "CXXFLAGS": "-gline-tables-only"}
+# time that a check takes. ccache is to find what another clone has built, though the folder's name is
+# in the debug information.
+CLANG = {"CC": "clang-19", "CXX": "clang++-19", "CXXFLAGS": "-gline-tables-only",
+         "CCACHE_NOHASHDIR": "1"}
 SANITIZED = ["--buildtype=plain", "-Doptimization=1", "-Db_lundef=false"]
 
 # name -> (folder, meson options, environment of the build, environment of its tests)
