@@ -112,7 +112,8 @@ def test_a_reset_by_the_driver_waits_for_what_is_held_and_is_final(disk: Blk) ->
     wait_until(lambda: disk.status == 0, "the end of the reset")
     before = [picture.take() for picture in pictures]
     for picture, shown in zip(pictures, before):
-        assert picture.queue.used_index() == 0
+        # The write, if its thread had not heard of the reset when it was rung; no read.
+        assert picture.queue.used_index() <= 1
         picture.check_still(shown)
     check_works(disk)
     assert [p.take()[2:] for p in pictures] == [shown[2:] for shown in before]
