@@ -127,7 +127,7 @@ TEST_CASE("Blkdebug: a drain ends delays, and runs into its deadline with a susp
   f.wait_until([&] { return injector.delayed() == 1; });
   const auto nothing = [](DrainBypass&) -> Result<void> { return ok(); };
   CHECK(f.graph().with_drained(f.gs(), disk.node(), nothing).has_value());
-  CHECK(late.done);
+  f.wait_until([&] { return late.done.load(); });  // it says so after it has left the node
 
   Background held;
   start_read(f, disk, thread, held);
