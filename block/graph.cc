@@ -97,13 +97,14 @@ Result<void> Graph::resize(Gs& gs, Node& node, uint64_t bytes) {
     GraphReadGuard reading(co);
     return node.co_resize(co, bytes);
   }));
-  measure_below(gs, node);
+  measure_below(gs, node, begin_walk());
   return ok();
 }
 
-void Graph::measure_below(Gs& gs, Node& node) noexcept {
+void Graph::measure_below(Gs& gs, Node& node, uint64_t walk) noexcept {
+  if (std::exchange(node.last_walk_, walk) == walk) return;
   for (const auto& child : node.children(gs)) {
-    if (Node* below = child->node(gs)) measure_below(gs, *below);
+    if (Node* below = child->node(gs)) measure_below(gs, *below, walk);
   }
   if (node.children(gs).empty()) measure(gs, node);  // and by that what is above
 }

@@ -157,7 +157,7 @@ class Graph {
   /// The node has another length or other limits: tells its users.
   void measure(Gs& gs, Node& node) noexcept;
   /// As measure(), from the bottom: what is below has been resized through it.
-  void measure_below(Gs& gs, Node& node) noexcept;
+  void measure_below(Gs& gs, Node& node, uint64_t walk) noexcept;
   void unused(const Node* node) noexcept;  // any thread; the node may be gone
   Error deadline_error(Gs& gs, Nanoseconds deadline);
   void quiesce_all() noexcept;

@@ -84,13 +84,25 @@ bool Node::busy(uint64_t walk) const noexcept {
          });
 }
 
-void Node::child_changed(Gs& gs, Edge&) noexcept { graph_.measure(gs, *this); }
+// Who is above hears only what is new: by way of each side of stacked diamonds the same news would
+// arrive exponentially often.
+void Node::child_changed(Gs& gs, Edge&) noexcept {
+  if (measure(gs)) graph_.tell_parents(gs, *this);
+}
 
-void Node::measure(Gs& gs) noexcept {
+bool Node::measure(Gs& gs) noexcept {
+  bool changed = false;
   // Requests read the limits, so they change only where none is under way; a mere change of length
   // happens under them.
-  if (const BlockLimits limits = driver_->limits(gs); limits != limits_) limits_ = limits;
-  if (const auto length = driver_->measure(gs)) length_.store(*length, std::memory_order_release);
+  if (const BlockLimits limits = driver_->limits(gs); limits != limits_) {
+    limits_ = limits;
+    changed = true;
+  }
+  if (const auto length = driver_->measure(gs); length && *length != length_.load()) {
+    length_.store(*length, std::memory_order_release);
+    changed = true;
+  }
+  return changed;
 }
 
 }  // namespace rhea::block

@@ -179,10 +179,11 @@ class Node final : public EdgeParent {
     WriteFlags flags = WriteFlags::kNone;  // of a write
   };
 
-  /// One look at all that is above a node, or several; see Graph::begin_walk(). False for a node
-  /// that the walk has been at: what it found there it has taken into account.
+  /// One look at all that is above or below a node, or several; see Graph::begin_walk(). False for
+  /// a node that the walk has been at: what it found there it has taken into account.
   bool busy(uint64_t walk) const noexcept;
-  void measure(Gs& gs) noexcept;
+  /// Asks the driver for length and limits; whether one of them is new.
+  bool measure(Gs& gs) noexcept;
   Result<void> check_range(uint64_t offset, uint64_t size) const;
   Result<void> check_writable(uint64_t offset, uint64_t size) const;
   Result<void> read_padded(Co& co, uint64_t offset, IoVector memory) REQUIRES_SHARED(graph_lock);

@@ -181,6 +181,31 @@ TEST_CASE("Drain 3: a look at stacked diamonds sees each node once", "[drain]") 
   f.check_open();
 }
 
+TEST_CASE("Resize: news of it goes through stacked diamonds once, up and down", "[resize]") {
+  constexpr int kDiamonds = 40;  // 2^40 ways
+  DrainCase f(Scope::kNode, Place::kMain, "driver=test-disk,node-name=unused");
+  Node& base = f.add("driver=test-disk,node-name=top0");
+  Node* top = &base;
+  for (int i = 1; i <= kDiamonds; ++i) {
+    for (const char* side : {"left", "right"}) {
+      f.add(fmt::format("driver=test-filter,node-name={}{},file={}", side, i, top->name()));
+    }
+    top = &f.add(fmt::format("driver=test-filter,node-name=top{0},file=left{0},file2=right{0}", i));
+  }
+  BlockBackend above(f.graph(), "vd1", kReader);
+  FakeUser user;
+  above.set_user(&user);
+  REQUIRE(above.insert(f.gs(), *top).has_value());
+  const int before = user.resizes;
+  for (Node* through : {&base, top}) {
+    const uint64_t bytes = above.length() + (1 << 20);
+    REQUIRE(f.graph().resize(f.gs(), *through, bytes).has_value());
+    CHECK(above.length() == bytes);
+  }
+  CHECK(user.resizes - before == 2);
+  REQUIRE(above.remove(f.gs()).has_value());
+}
+
 TEST_CASE("Drain 3: a drained node leaves those below it alone", "[drain]") {
   DrainCase f(Scope::kNode, Place::kMain, kChain);
   const auto result = f.graph().with_drained(
