@@ -111,11 +111,12 @@ void FdWatch::set_events(FdEvents events) {
   state_->context->control(EPOLL_CTL_MOD, *state_);
 }
 
-void FdWatch::set_ready_check(std::move_only_function<bool()> ready) {
+void FdWatch::set_ready_check(std::move_only_function<bool()> ready, BusyPollSpan span) {
   AioContext::Impl& context = *state_->context;
   context.assert_home("a watch changes");
   std::erase(context.ready_checks, state_.get());
   state_->ready = std::move(ready);
+  state_->span = std::move(span);
   if (state_->ready) context.ready_checks.push_back(state_.get());
 }
 
@@ -289,12 +290,35 @@ size_t AioContext::Impl::wait_for_work() {
 
 /// Looks for work until `end` without sleeping; nothing if none came.
 std::optional<size_t> AioContext::Impl::look_around(Nanoseconds end) {
+  begin_busy_poll();
+  std::optional<size_t> found;
   do {
     // The descriptors are asked every time: work that always is there must not starve them.
     const size_t ready = add_ready_watches(wait(Nanoseconds::zero()));
-    if (ready > 0 || has_pending()) return ready;
-  } while (host_clock.now() < end);
-  return std::nullopt;
+    if (ready > 0 || has_pending()) found = ready;
+  } while (!found.has_value() && host_clock.now() < end);
+  RHEA_SYNC_POINT("AioContext::poll: has looked around");
+  end_busy_poll(found.value_or(0));
+  return found;
+}
+
+bool AioContext::Impl::is_among_events(const FdWatch::State* state, size_t ready) const {
+  return std::any_of(events.begin(), events.begin() + static_cast<ptrdiff_t>(ready),
+                     [state](const epoll_event& e) { return e.data.ptr == state; });
+}
+
+void AioContext::Impl::begin_busy_poll() {
+  for (FdWatch::State* state : ready_checks) {
+    if (state->reads() && state->span.begins) state->span.begins();
+  }
+}
+
+/// Nobody changes a watch in between, so those that hear of the end are those that began.
+void AioContext::Impl::end_busy_poll(size_t ready) {
+  for (FdWatch::State* state : ready_checks) {
+    if (!state->reads() || !state->span.ends || is_among_events(state, ready)) continue;
+    state->span.ends();
+  }
 }
 
 /// Adds to `events` the watches whose ready check says yes.
@@ -302,10 +326,7 @@ size_t AioContext::Impl::add_ready_watches(size_t ready) {
   for (FdWatch::State* state : ready_checks) {
     if (ready == events.size()) break;  // they are asked again the next time
     // Else what a watch that is off has to do would keep its thread awake.
-    if (both(FdEvents::kRead, state->events) == FdEvents::kNone) continue;
-    const auto end = events.begin() + static_cast<ptrdiff_t>(ready);
-    const auto is_in = [state](const epoll_event& e) { return e.data.ptr == state; };
-    if (std::any_of(events.begin(), end, is_in) || !state->ready()) continue;
+    if (!state->reads() || is_among_events(state, ready) || !state->ready()) continue;
     events[ready].events = EPOLLIN;
     events[ready].data.ptr = state;
     ++ready;

@@ -61,11 +61,21 @@ class FdWatch {
 
   /// With kNone nothing is reported, not even a hang-up.
   void set_events(FdEvents events);
+  /// Around the time in which a context asks ready checks. What they do is what `ready` may.
+  struct BusyPollSpan {
+    std::move_only_function<void()> begins;
+    /// Not called if `ready` has said yes: the callback comes instead. What arrives from now on
+    /// has to make the descriptor ready; so has what arrived just before and was not asked for.
+    std::move_only_function<void()> ends;
+  };
   /// Tells the context how to see, without a system call, that the callback has something to do: it
   /// asks while it busy-polls and calls the callback with kRead when `ready` says so; not while the
-  /// watch is not for reading. `ready` runs
-  /// in a tight loop and may neither change watches nor poll. Empty: only the descriptor counts.
-  void set_ready_check(std::move_only_function<bool()> ready);
+  /// watch is not for reading. `ready` runs in a tight loop and may neither change watches nor
+  /// poll. Empty: only the descriptor counts.
+  void set_ready_check(std::move_only_function<bool()> ready) {
+    set_ready_check(std::move(ready), {});
+  }
+  void set_ready_check(std::move_only_function<bool()> ready, BusyPollSpan span);
   explicit operator bool() const noexcept { return state_ != nullptr; }
 
  private:

@@ -314,8 +314,13 @@ void VirtQueue::set_avail_event(uint16_t index) {
 
 void VirtQueue::suppress_notifications() {
   if (broken_ || !std::exchange(notifications_on_, false)) return;
-  // With event_idx the old avail_event lies behind, so that the driver does not ring either.
-  if (!event_idx()) set_used_flags(kUsedNoNotify);
+  if (!event_idx()) {
+    set_used_flags(kUsedNoNotify);
+  } else if (!has_available()) {
+    // The driver rings as it passes avail_event: one that lies behind it has passed, and has so
+    // already if there is something.
+    set_avail_event(static_cast<uint16_t>(next_available_ - 1));
+  }
 }
 
 bool VirtQueue::enable_notifications() {

@@ -380,7 +380,14 @@ void VirtioDevice::enter_here(VirtioQueue& queue) {
     return set_broken("a queue whose doorbell can not be watched");
   }
   queue.watch_ = *std::move(watch);
-  queue.watch_.set_ready_check([&queue] { return queue.rings_->has_available(); });
+  // Who looks anyway need not be rung for: each ring may cost the guest an exit.
+  queue.watch_.set_ready_check([&queue] { return queue.rings_->has_available(); },
+                               {.begins = [&queue] { queue.rings_->suppress_notifications(); },
+                                .ends =
+                                    [&queue] {
+                                      if (!queue.rings_->enable_notifications())
+                                        signal_eventfd(queue.kick_.get());
+                                    }});
   pause_watch(queue, queue.paused_);
 }
 

@@ -47,7 +47,10 @@ struct FdWatch::State {
   FdEvents events = FdEvents::kNone;
   std::move_only_function<void(FdEvents)> callback;
   std::move_only_function<bool()> ready;
+  FdWatch::BusyPollSpan span;
   bool dead = false;
+
+  bool reads() const noexcept { return has(events, FdEvents::kRead); }
 };
 
 struct AioContext::Impl {
@@ -91,6 +94,9 @@ struct AioContext::Impl {
   size_t sleep();
   std::optional<size_t> look_around(Nanoseconds end);
   size_t add_ready_watches(size_t ready);
+  bool is_among_events(const FdWatch::State* state, size_t ready) const;
+  void begin_busy_poll();
+  void end_busy_poll(size_t ready);
 
   /// Everything between a wait that left `ready` entries and the next look: clear the eventfd, then
   /// consume.

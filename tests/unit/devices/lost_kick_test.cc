@@ -12,6 +12,8 @@
 #include "tests/support/litmus.h"
 #include "tests/support/sanitizer.h"
 #include "tests/support/size.h"
+#include "tests/support/sync_action.h"
+#include "tests/support/watchdog.h"
 #include "tests/unit/devices/virtio_disk.h"
 
 using namespace rhea;
@@ -23,6 +25,9 @@ using test::VirtioDisk;
 namespace {
 
 using std::chrono::seconds;
+
+constexpr std::array kRead{GuestBuffer{0x1000, 16, false}, GuestBuffer{0x8000, 512, true},
+                           GuestBuffer{0x2000, 1, true}};
 
 enum class EventIdx : uint8_t { kOff, kOn };
 /// What the driver does wrong, for twins that must hang.
@@ -64,21 +69,18 @@ class Driver {
   }
 
  private:
-  static constexpr std::array kChain{GuestBuffer{0x1000, 16, false}, GuestBuffer{0x8000, 512, true},
-                                     GuestBuffer{0x2000, 1, true}};
-
   void offer() {
     const uint16_t before = queue_.next_offer();
     if (mistake_ == Mistake::kLooksFirst) {
       const bool rings =
           event_idx_ ? queue_.avail_event() == before : queue_.wants_ring(before, event_idx_);
       wander();
-      queue_.offer(kChain);
+      queue_.offer(kRead);
       if (rings) ring();
       return;
     }
     wander();
-    queue_.offer(kChain);
+    queue_.offer(kRead);
     if (queue_.wants_ring(before, event_idx_)) ring();
   }
   /// Comes now sooner, now later: from nothing to the time that a wake-up takes.
@@ -170,6 +172,35 @@ TEST_CASE("VirtioBlk: no kick and no interrupt is lost, one request at a time an
       CHECK(outcome.rounds == rounds);
     }
   }
+}
+
+TEST_CASE("VirtioBlk: what comes just as a busy poll gives up is seen without a ring",
+          "[virtio-blk]") {
+  test::Watchdog watchdog("the end of a busy poll", seconds(60));
+  const bool event_idx = GENERATE(false, true);
+  VirtioDisk disk;
+  bql.assert_held();
+  disk.driver().negotiate(event_idx ? ~uint64_t{0}
+                                    : ~devices::bit(devices::VirtioFeature::kEventIdx));
+  GuestQueue queue = disk.driver().set_up_queue(0, 0x10000, 16, disk.blk->kick_fd(0), 1);
+  disk.driver().go();
+  std::memset(disk.machine().ram() + 0x1000, 0, 16);
+  AioContext& context = disk.blk->queue(0).context();
+  std::atomic<int> left{3};  // requests to make, each on its thread between two instructions
+  std::atomic<int> rings{0};
+  {
+    const test::SyncAction action("AioContext::poll: has looked around", [&] {
+      if (left == 0) return;
+      --left;
+      const uint16_t before = queue.next_offer();
+      queue.offer(kRead);
+      if (queue.wants_ring(before, event_idx)) ++rings;
+    });
+    context.post([&] { context.set_busy_poll({.longest = std::chrono::microseconds(32)}); });
+    while (left != 0) std::this_thread::yield();
+  }
+  for (int taken = 0; taken < 3; taken += queue.take() ? 1 : 0) std::this_thread::yield();
+  CHECK(rings == 0);
 }
 
 // Under a sanitizer the two hardly ever meet.

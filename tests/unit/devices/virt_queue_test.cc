@@ -236,10 +236,24 @@ TEST_CASE("VirtQueue: the driver is asked not to ring, and to ring for the next,
     CHECK(ring.queue().enable_notifications());
   }
   SECTION("by event index, over the wrap-around") {
+    // As the driver does after it has moved its index from `before` to `now`.
+    const auto would_ring = [](uint16_t event, uint16_t before, uint16_t now) {
+      return static_cast<uint16_t>(now - event - 1) < static_cast<uint16_t>(now - before);
+    };
     Ring ring(2, Features::kEventIdx);
     for (uint32_t i = 0; i < 65'540; ++i) {
-      ring.queue().suppress_notifications();
+      const auto before = static_cast<uint16_t>(i);
+      if (i % 2 == 1) {  // while nothing is there, or behind a request's back
+        ring.queue().suppress_notifications();
+        for (uint16_t more = 1; more <= 2; ++more) {
+          const auto now = static_cast<uint16_t>(before + more);
+          if (would_ring(ring.avail_event(), before, now)) FAIL("rung for " << i);
+        }
+      }
       ring.offer_one();
+      ring.queue().suppress_notifications();
+      if (i % 2 == 0 && !would_ring(ring.avail_event(), before, static_cast<uint16_t>(before + 1)))
+        FAIL("the ring for " << i << " is taken back");
       if (ring.queue().enable_notifications()) FAIL("request " << i << " was not seen");
       ring.serve_one();
       if (!ring.queue().enable_notifications()) FAIL("there is no request behind " << i);

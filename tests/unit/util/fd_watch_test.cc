@@ -297,6 +297,49 @@ TEST_CASE("FdWatch: a busy-polling context believes the ready check", "[aio]") {
   }
 }
 
+TEST_CASE("FdWatch: a busy poll tells when it begins and ends", "[aio]") {
+  test::Watchdog watchdog("busy-poll span", 60s);
+  auto context = make_context();
+  context->set_busy_poll({.longest = 1ms});
+  const Fd fd = MUST(make_eventfd());
+  std::string log;
+  bool ready = false, comes_late = false;
+  FdWatch watch = MUST(context->watch(fd.get(), FdEvents::kRead, [&](FdEvents) {
+    log += "called ";
+    clear_eventfd(fd.get());
+  }));
+  watch.set_ready_check([&] { return ready; }, {.begins = [&] { log += "begins "; },
+                                                .ends =
+                                                    [&] {
+                                                      log += "ends ";
+                                                      if (comes_late) signal_eventfd(fd.get());
+                                                    }});
+  Timer timer(context->timers(), [&] { log += "timer "; });
+  SECTION("but not its end to whom it calls instead") {
+    ready = true;
+    context->poll(PollMode::kBlocking);
+    CHECK(log == "begins called ");
+  }
+  SECTION("as it goes to sleep; what has come is there then") {
+    comes_late = true;
+    timer.arm_after(1ms);
+    context->poll(PollMode::kBlocking);
+    CHECK(log == "begins ends called ");
+  }
+  SECTION("as other work ends it") {
+    Bh bh(*context, [&] { log += "bottom half "; });
+    bh.schedule();
+    context->poll(PollMode::kBlocking);
+    CHECK(log == "begins ends bottom half ");
+  }
+  SECTION("not to a watch that is off") {
+    watch.set_events(FdEvents::kNone);
+    timer.arm_after(100us);
+    context->poll(PollMode::kBlocking);
+    CHECK(log == "timer ");
+  }
+}
+
 TEST_CASE("FdWatch: misuse aborts", "[aio][death]") {
   const Fd fd = MUST(make_eventfd());
   CHECK(test::dies([&] {
