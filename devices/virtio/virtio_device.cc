@@ -380,14 +380,19 @@ void VirtioDevice::enter_here(VirtioQueue& queue) {
     return set_broken("a queue whose doorbell can not be watched");
   }
   queue.watch_ = *std::move(watch);
-  // Who looks anyway need not be rung for: each ring may cost the guest an exit.
-  queue.watch_.set_ready_check([&queue] { return queue.rings_->has_available(); },
-                               {.begins = [&queue] { queue.rings_->suppress_notifications(); },
-                                .ends =
-                                    [&queue] {
-                                      if (!queue.rings_->enable_notifications())
-                                        signal_eventfd(queue.kick_.get());
-                                    }});
+  // Who looks anyway need not be rung for: each ring may cost the guest an exit. What a starved
+  // queue has left does not count: it is taken up from elsewhere.
+  queue.watch_.set_ready_check(
+      [&queue] { return !queue.starved_ && queue.rings_->has_available(); },
+      {.begins =
+           [&queue] {
+             if (!queue.starved_) queue.rings_->suppress_notifications();
+           },
+       .ends =
+           [&queue] {
+             if (queue.starved_ || queue.rings_->enable_notifications()) return;
+             signal_eventfd(queue.kick_.get());
+           }});
   pause_watch(queue, queue.paused_);
 }
 
