@@ -38,7 +38,7 @@ Result<void> on_device(Draft& draft, const Given& given) {
   if (id && !draft.device_ids.insert(*id).second) {
     return fail(ErrorKind::kExists, "Duplicate device ID '{}'", *id);
   }
-  if (row->make == nullptr) return add_isa_serial(draft, given, reader);
+  if (row->made_by_board()) return add_isa_serial(draft, given, reader);
   draft.config.devices.push_back(
       {std::move(driver), std::move(id).value_or(""), reader.take_rest(), given.origin()});
   return ok();

@@ -40,17 +40,15 @@ DeviceRequest::~DeviceRequest() {
   }
 }
 
-std::vector<std::string> DeviceRequest::children() const {
-  std::vector<std::string> paths;
-  for (const Disk* disk : disks_) paths.push_back(disk->qdev());
-  return paths;
+const std::string& DeviceRequest::add_part(std::string_view name) {
+  return parts_.emplace_back(fmt::format("{}/{}", path_, name));
 }
 
-Result<Disk*> DeviceRequest::take_disk(std::string_view backend_driver) {
+Result<Disk*> DeviceRequest::take_disk(std::string_view driver, const std::string& qdev) {
   bql.assert_held();
   const auto drive = TRY(options_.take_string("drive"));
   if (!drive) return fail(ErrorKind::kInvalidArgument, "drive property not set");
-  DiskUse use{.driver = std::string(backend_driver), .qdev = path_ + "/virtio-backend"};
+  DiskUse use{.driver = std::string(driver), .qdev = qdev};
   use.write_cache = TRY(take_on_off_auto(options_, "write-cache"));
   use.on_read_error = TRY(take_policy(options_, "rerror"));
   use.on_write_error = TRY(take_policy(options_, "werror"));

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "memory/address_space.h"
 #include "util/main_loop.h"
 #include "util/option_reader.h"
+#include "vmm/device_bus.h"
 #include "vmm/disks.h"
 #include "vmm/iothread_object.h"
 #include "vmm/storage.h"
@@ -51,13 +54,19 @@ class DeviceRequest {
   /// "vd0", or the path: what errors call the device.
   const std::string& name() const noexcept { return id_.empty() ? path_ : id_; }
   OptionReader& options() noexcept { return options_; }
-  /// The paths of its parts that go with it: "/machine/peripheral/vd0/virtio-backend".
-  std::vector<std::string> children() const;
+  /// The paths of its parts, which go with it: "/machine/peripheral/vd0/virtio-backend".
+  std::span<const std::string> parts() const noexcept { return parts_; }
+  /// The buses that it brings along.
+  std::span<const std::unique_ptr<DeviceBus>> buses() const noexcept { return buses_; }
 
+  /// The device has a part of that name; its path.
+  const std::string& add_part(std::string_view name);
+  /// Others may sit on a bus of this device, as long as that is there.
+  void add_bus(std::unique_ptr<DeviceBus> bus) { buses_.push_back(std::move(bus)); }
   /// Takes drive=, rerror=, werror= and write-cache=, and claims the disk. Once the device has a
-  /// backend it tells the disk. `backend_driver` is what QEMU calls the part that has the property:
-  /// "virtio-blk-device".
-  Result<Disk*> take_disk(std::string_view backend_driver);
+  /// backend it tells the disk. `driver` is what has the property in QEMU ("virtio-blk-device"),
+  /// `qdev` what query-block is to call it.
+  Result<Disk*> take_disk(std::string_view driver, const std::string& qdev);
   /// Takes iothread=: that thread's context, or main's block context.
   Result<AioContext*> take_iothread();
   /// The context of an iothread that another option names.
@@ -74,6 +83,8 @@ class DeviceRequest {
   OptionReader options_;
   std::vector<IoThreadUse> iothreads_;
   std::vector<Disk*> disks_;
+  std::vector<std::string> parts_;
+  std::vector<std::unique_ptr<DeviceBus>> buses_;
   RunHooks hooks_{.stopped = [] {}, .runs = [] {}};
 };
 

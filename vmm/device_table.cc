@@ -6,6 +6,7 @@
 #include <array>
 #include <vector>
 
+#include "util/check.h"
 #include "vmm/virtio_blk_pci.h"
 
 namespace rhea::vmm {
@@ -16,18 +17,48 @@ constexpr std::array kIsaSerial{
     DeviceProperty{"index", "uint32", "0 or 1: which port; else the first that is free"},
 };
 
-/// What every device on PCI takes.
-constexpr std::array kPciProperties{
+constexpr std::array kPciPlace{
     DeviceProperty{"addr", "int32", "slot, and function 0 if given: 5, 0x5 or 05.0"},
     DeviceProperty{"bus", "str", "pci.0, the only one"},
 };
 
+constexpr std::array kScsiPlace{
+    DeviceProperty{"bus", "str", "ADAPTER.0 (default: the first with room)"},
+    DeviceProperty{"channel", "uint32", "0, the only one"},
+    DeviceProperty{"lun", "uint32", "(default: with scsi-id the first that is free, else 0)"},
+    DeviceProperty{"scsi-id", "uint32", "target (default: the first that is free)"},
+};
+
 }  // namespace
+
+std::string_view to_string(BusKind kind) noexcept {
+  switch (kind) {
+    case BusKind::kIsa:
+      return "ISA";
+    case BusKind::kPci:
+      return "PCI";
+    case BusKind::kScsi:
+      return "SCSI";
+  }
+  RHEA_UNREACHABLE("bus kind {}", static_cast<unsigned>(kind));
+}
+
+std::span<const DeviceProperty> place_properties(BusKind bus) noexcept {
+  switch (bus) {
+    case BusKind::kIsa:
+      return {};
+    case BusKind::kPci:
+      return kPciPlace;
+    case BusKind::kScsi:
+      return kScsiPlace;
+  }
+  RHEA_UNREACHABLE("bus kind {}", static_cast<unsigned>(bus));
+}
 
 std::span<const DeviceRow> device_table() {
   static const std::array rows{
-      DeviceRow{"isa-serial", "ISA", "", kIsaSerial, nullptr},
-      DeviceRow{"virtio-blk-pci", "PCI", "a disk", virtio_blk_pci_properties(),
+      DeviceRow{"isa-serial", BusKind::kIsa, "", kIsaSerial, std::monostate()},
+      DeviceRow{"virtio-blk-pci", BusKind::kPci, "a disk", virtio_blk_pci_properties(),
                 make_virtio_blk_pci},
   };
   return rows;
@@ -46,7 +77,7 @@ const DeviceRow* find_device_row(std::string_view driver) noexcept {
 std::string device_list_help() {
   std::string text = "Devices:\n";
   for (const DeviceRow& row : device_table()) {
-    text += fmt::format("name \"{}\", bus {}", row.driver, row.bus);
+    text += fmt::format("name \"{}\", bus {}", row.driver, to_string(row.bus));
     if (!row.description.empty()) text += fmt::format(", desc \"{}\"", row.description);
     text += '\n';
   }
@@ -55,9 +86,8 @@ std::string device_list_help() {
 
 std::string device_help(const DeviceRow& row) {
   std::vector<DeviceProperty> properties(row.properties.begin(), row.properties.end());
-  if (row.bus == "PCI") {
-    properties.insert(properties.end(), kPciProperties.begin(), kPciProperties.end());
-  }
+  const auto place = place_properties(row.bus);
+  properties.insert(properties.end(), place.begin(), place.end());
   std::ranges::sort(properties, {}, &DeviceProperty::name);
   std::string text = fmt::format("{} options:\n", row.driver);
   for (const DeviceProperty& property : properties) {

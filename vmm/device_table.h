@@ -2,19 +2,24 @@
 //
 // A driver is added by one row in device_table.cc: its properties, for -device DRIVER,help and for
 // the check that nothing else is said, and a function that makes the device from a DeviceRequest.
+// What says where a device goes is the same for all of a bus: place_properties().
 #pragma once
 
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 
 #include "util/error.h"
+#include "vmm/device_bus.h"
 #include "vmm/device_request.h"
 
 namespace rhea::devices {
 class PciDevice;
-}
+class ScsiUnit;
+struct ScsiAddress;
+}  // namespace rhea::devices
 
 namespace rhea::vmm {
 
@@ -25,13 +30,19 @@ struct DeviceProperty {
 };
 
 struct DeviceRow {
+  using MakePci = Result<std::shared_ptr<devices::PciDevice>> (*)(DeviceRequest& request);
+  using MakeScsi = Result<std::shared_ptr<devices::ScsiUnit>> (*)(
+      DeviceRequest& request, const devices::ScsiAddress& address);
+
   std::string_view driver;
-  std::string_view bus;  ///< "PCI" or "ISA"
+  BusKind bus;
   std::string_view description;
   std::span<const DeviceProperty> properties;
-  /// A device that is not realized yet. Null: the board makes it (isa-serial).
-  /// Errors: those of its properties.
-  Result<std::shared_ptr<devices::PciDevice>> (*make)(DeviceRequest& request);
+  /// Makes a device, of the bus's kind, that is not realized yet. None: the board makes it
+  /// (isa-serial). Errors: those of its properties.
+  std::variant<std::monostate, MakePci, MakeScsi> make;
+
+  bool made_by_board() const noexcept { return std::holds_alternative<std::monostate>(make); }
 };
 
 /// All of them, in alphabetical order.
@@ -41,6 +52,9 @@ const DeviceRow* find_device_row(std::string_view driver) noexcept;
 /// The same in `table`.
 const DeviceRow* find_device_row(std::span<const DeviceRow> table,
                                  std::string_view driver) noexcept;
+
+/// What every device on such a bus takes.
+std::span<const DeviceProperty> place_properties(BusKind bus) noexcept;
 
 /// -device help, and -device DRIVER,help.
 std::string device_list_help();

@@ -50,22 +50,25 @@ Hotplug::~Hotplug() {
 }
 
 Result<void> Hotplug::add(const DeviceConfig& config) {
-  const devices::PciDevice* device = TRY(parts_.devices.add(config));
-  set_state(device->slot(), State::kPlugging);
-  parts_.registers.device_came(device->slot());
+  const UserDevice* device = TRY(parts_.devices.add(config));
+  const auto slot = device->hotplug_slot();
+  if (!slot) return ok();
+  set_state(*slot, State::kPlugging);
+  parts_.registers.device_came(*slot);
   return ok();
 }
 
 Result<void> Hotplug::request_removal(std::string_view name) {
-  const devices::PciDevice* device = parts_.devices.find(name);
+  const UserDevice* device = parts_.devices.find(name);
   if (device == nullptr) return fail(ErrorKind::kNotFound, "Device '{}' not found", name);
-  Slot& slot = slots_[device->slot()];
+  const unsigned number = device->hotplug_slot().value();
+  Slot& slot = slots_[number];
   if (slot.state == State::kPending && parts_.timers.clock().now() - slot.since < kRepeatAfter) {
     return fail(ErrorKind::kBusy, "Device {} is already in the process of unplug", name);
   }
-  set_state(device->slot(), State::kPending);
+  set_state(number, State::kPending);
   slot.timer->arm_after(parts_.patience);
-  parts_.registers.ask_for(device->slot());
+  parts_.registers.ask_for(number);
   return ok();
 }
 
@@ -92,15 +95,17 @@ void Hotplug::serve() {
 }
 
 void Hotplug::take_out(unsigned slot) {
-  devices::PciDevice* device = parts_.bus.device_at(slot);
-  const DeviceRequest* request = device != nullptr ? parts_.devices.request_of(*device) : nullptr;
-  if (request == nullptr) return;  // nothing is there, or nothing that may go
+  UserDevice* device = parts_.devices.at_slot(slot);
+  if (device == nullptr) return;  // nothing is there, or nothing that may go
   std::vector<std::pair<std::string, ReplyJson>> told;
-  for (const std::string& path : request->children()) {
-    told.emplace_back("DEVICE_DELETED", ReplyJson{{"path", path}});
+  for (const UserDevice* leaving : parts_.devices.leaving_with(*device)) {
+    const DeviceRequest& request = leaving->request();
+    for (const std::string& path : request.parts()) {
+      told.emplace_back("DEVICE_DELETED", ReplyJson{{"path", path}});
+    }
+    told.emplace_back("DEVICE_DELETED", name_of(request));
   }
-  told.emplace_back("DEVICE_DELETED", name_of(*request));
-  parts_.devices.remove(*device);
+  if (!parts_.devices.remove(*device)) return;
   parts_.registers.forget(slot);
   set_state(slot, std::nullopt);
   for (auto& event : told) events_.push_back(std::move(event));
@@ -117,10 +122,9 @@ std::string Hotplug::reason() const {
 void Hotplug::give_up(unsigned slot) {
   parts_.registers.forget(slot);
   set_state(slot, State::kTimedOut);
-  const devices::PciDevice* device = parts_.bus.device_at(slot);
-  const DeviceRequest* request = device != nullptr ? parts_.devices.request_of(*device) : nullptr;
-  RHEA_CHECK(request != nullptr, "an unplug of slot {} times out without a device", slot);
-  ReplyJson data = name_of(*request);
+  const UserDevice* device = parts_.devices.at_slot(slot);
+  RHEA_CHECK(device != nullptr, "an unplug of slot {} times out without a device", slot);
+  ReplyJson data = name_of(device->request());
   data["reason"] = reason();
   events_.emplace_back("DEVICE_UNPLUG_GUEST_ERROR", std::move(data));
   serve_bh_.schedule();
@@ -130,11 +134,11 @@ std::vector<Hotplug::Status> Hotplug::query() const {
   std::vector<Status> all;
   const Nanoseconds now = parts_.timers.clock().now();
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
-    const devices::PciDevice* device = parts_.bus.device_at(slot);
+    const UserDevice* device = parts_.devices.at_slot(slot);
     const auto& [state, since, timer] = slots_[slot];
     if (device == nullptr || !state) continue;
     if (state == State::kPlugging && !parts_.registers.announces(slot)) continue;
-    all.push_back({.id = parts_.devices.request_of(*device)->name(),
+    all.push_back({.id = device->request().name(),
                    .slot = slot,
                    .state = *state,
                    .since = now - since,

@@ -44,7 +44,6 @@ class Hotplug final : public VmObserver {
   struct Parts {
     AioContext& service;
     UserDevices& devices;
-    devices::PciBus& bus;
     devices::AcpiPciHotplug& registers;
     TimerList& timers;
     std::chrono::seconds patience;

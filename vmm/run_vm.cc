@@ -181,7 +181,6 @@ class Process {
     hotplug_ = std::make_unique<Hotplug>(
         Hotplug::Parts{.service = loop_->service(),
                        .devices = *devices_,
-                       .bus = machine_->pci(),
                        .registers = machine_->pci_hotplug(),
                        // A guest that is stopped does not answer either.
                        .timers = qtest ? *timers_ : loop_->service().timers(),

@@ -1,43 +1,22 @@
 #include "vmm/user_devices.h"
 
 #include <algorithm>
-#include <charconv>
-#include <optional>
+#include <ranges>
+#include <utility>
 
-#include "devices/pci_device.h"
 #include "util/check.h"
 
 namespace rhea::vmm {
 namespace {
 
-/// The first slot that is given out: 0 is the host bridge, 1 is where a PC has its ISA bridge.
-constexpr unsigned kFirstSlot = 2;
-
-/// A slot as people write it: "5", "0x5", "05.0". Nothing if it is no such thing, or has a function
-/// other than 0.
-std::optional<unsigned> parse_slot(std::string_view text) {
-  if (const size_t dot = text.find('.'); dot != text.npos) {
-    const std::string_view function = text.substr(dot + 1);
-    if (function != "0" && function != "0x0") return std::nullopt;
-    text = text.substr(0, dot);
-  }
-  if (text.starts_with("0x")) text.remove_prefix(2);
-  unsigned slot = 0;
-  // Hexadecimal with or without 0x, as lspci shows it.
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), slot, 16);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  if (slot >= devices::PciBus::kSlots) return std::nullopt;
-  return slot;
+bool has(std::span<const DeviceProperty> properties, std::string_view name) {
+  return std::ranges::find(properties, name, &DeviceProperty::name) != properties.end();
 }
 
 /// Nothing may be said that the driver does not know; what it knows it takes itself.
 Result<void> check_properties(const DeviceRow& row, const OptionTree& options) {
   for (const std::string& key : options.keys()) {
-    const bool place = key == "bus" || key == "addr";
-    if (place ||
-        std::ranges::find(row.properties, key, &DeviceProperty::name) != row.properties.end()) {
-      continue;
-    }
+    if (has(place_properties(row.bus), key) || has(row.properties, key)) continue;
     return fail(ErrorKind::kInvalidArgument, "Property '{}.{}' not found", row.driver, key);
   }
   return ok();
@@ -45,43 +24,55 @@ Result<void> check_properties(const DeviceRow& row, const OptionTree& options) {
 
 }  // namespace
 
-UserDevices::UserDevices(const DeviceHost& host, devices::PciBus& bus,
+UserDevices::UserDevices(const DeviceHost& host, devices::PciBus& pci,
                          std::span<const DeviceRow> table)
-    : host_(host), bus_(bus), table_(table) {}
+    : host_(host), pci_(pci), table_(table) {}
 
 UserDevices::~UserDevices() {
   bql.assert_held();
-  while (!entries_.empty()) {
-    take_out(bus_, entries_.back());
-    entries_.pop_back();
+  // What sits on a bus was made later than the bus.
+  while (!devices_.empty()) unplug(*devices_.back());
+}
+
+void UserDevices::unplug(UserDevice& device) {
+  device.place_->unplug();
+  std::erase_if(devices_, [&](const auto& other) { return other.get() == &device; });
+}
+
+Result<void> UserDevices::remove(UserDevice& device) {
+  // With the device what sits on its buses comes to rest too.
+  TRY(device.place_->stop());
+  for (UserDevice* leaving : leaving_with(device)) unplug(*leaving);
+  return ok();
+}
+
+std::vector<UserDevice*> UserDevices::leaving_with(UserDevice& device) const {
+  std::vector<UserDevice*> leaving;
+  append_leaving(device, leaving);
+  return leaving;
+}
+
+void UserDevices::append_leaving(UserDevice& device, std::vector<UserDevice*>& leaving) const {
+  for (const auto& other : devices_ | std::views::reverse) {
+    const bool sits_on_it = std::ranges::any_of(
+        device.request().buses(), [&](const auto& bus) { return bus.get() == &other->bus_; });
+    if (sits_on_it) append_leaving(*other, leaving);
   }
+  leaving.push_back(&device);
 }
 
-/// The guest can not reach it first, then it ends what it has under way.
-void UserDevices::take_out(devices::PciBus& bus, Entry& entry) {
-  bus.remove(*entry.device);
-  entry.device->unrealize();
-}
-
-void UserDevices::remove(devices::PciDevice& device) {
-  const auto at =
-      std::ranges::find(entries_, &device, [](const Entry& e) { return e.device.get(); });
-  RHEA_CHECK(at != entries_.end(), "'{}' is no device of -device", device.id());
-  take_out(bus_, *at);
-  entries_.erase(at);
-}
-
-devices::PciDevice* UserDevices::find(std::string_view name) const noexcept {
-  const auto at = std::ranges::find_if(entries_, [&](const Entry& entry) {
-    return !name.empty() && (entry.request->id() == name || entry.request->path() == name);
+UserDevice* UserDevices::find(std::string_view name) const noexcept {
+  const auto at = std::ranges::find_if(devices_, [&](const auto& device) {
+    return !name.empty() && (device->request().id() == name || device->request().path() == name);
   });
-  return at != entries_.end() ? at->device.get() : nullptr;
+  return at != devices_.end() ? at->get() : nullptr;
 }
 
-const DeviceRequest* UserDevices::request_of(const devices::PciDevice& device) const noexcept {
-  const auto at =
-      std::ranges::find(entries_, &device, [](const Entry& e) { return e.device.get(); });
-  return at != entries_.end() ? at->request.get() : nullptr;
+UserDevice* UserDevices::at_slot(unsigned slot) const {
+  for (const auto& device : devices_) {
+    if (device->hotplug_slot() == slot) return device.get();
+  }
+  return nullptr;
 }
 
 std::string UserDevices::new_path(const std::string& id) {
@@ -89,66 +80,67 @@ std::string UserDevices::new_path(const std::string& id) {
   return fmt::format("/machine/peripheral-anon/device[{}]", next_anonymous_++);
 }
 
-Result<unsigned> UserDevices::take_slot(OptionReader& options, const DeviceRow& row) {
-  if (const auto bus = TRY(options.take_string("bus")); bus && *bus != bus_.name()) {
-    return fail(ErrorKind::kNotFound, "Bus '{}' not found", *bus);
+std::vector<DeviceBus*> UserDevices::buses() {
+  std::vector<DeviceBus*> all{&pci_};
+  for (const auto& device : devices_) {
+    for (const auto& bus : device->request().buses()) all.push_back(bus.get());
   }
-  const auto address = TRY(options.take_string("addr"));
-  if (!address) {
-    const auto free = bus_.free_slot(kFirstSlot);
-    if (free.has_value()) return *free;
-    return fail(ErrorKind::kResource,
-                "PCI: no slot/function available for {}, all in use or reserved", row.driver);
-  }
-  const auto slot = parse_slot(*address);
-  if (!slot) {
-    return fail(ErrorKind::kInvalidArgument, "Property '{}.addr' doesn't take value '{}'",
-                row.driver, *address);
-  }
-  if (const devices::PciDevice* other = bus_.device_at(*slot)) {
-    return fail(ErrorKind::kExists, "PCI: slot {} function 0 not available for {}, in use by {}",
-                *slot, row.driver, other->id());
-  }
-  return *slot;
+  return all;
 }
 
-Result<devices::PciDevice*> UserDevices::add(const DeviceConfig& config) {
+Result<DeviceBus*> UserDevices::take_bus(const DeviceRow& row, OptionReader& options) {
+  const std::vector<DeviceBus*> all = buses();
+  if (const auto name = TRY(options.take_string("bus"))) {
+    const auto at = std::ranges::find(all, *name, &DeviceBus::name);
+    if (at == all.end()) return fail(ErrorKind::kNotFound, "Bus '{}' not found", *name);
+    if ((*at)->kind() == row.bus) return *at;
+    return fail(ErrorKind::kInvalidArgument, "Device '{}' can't go on {} bus", row.driver,
+                to_string((*at)->kind()));
+  }
+  DeviceBus* full = nullptr;
+  for (DeviceBus* bus : all) {
+    if (bus->kind() != row.bus) continue;
+    if (bus->has_room()) return bus;
+    if (full == nullptr) full = bus;
+  }
+  if (full != nullptr) return full;  // it has the words for it
+  return fail(ErrorKind::kNotFound, "No '{}' bus found for device '{}'", to_string(row.bus),
+              row.driver);
+}
+
+Result<UserDevice*> UserDevices::add(const DeviceConfig& config) {
   const DeviceRow* row = find_device_row(table_, config.driver);
-  if (row == nullptr || row->make == nullptr) {
+  if (row == nullptr || row->made_by_board()) {
     return fail(ErrorKind::kInvalidArgument, "'{}' is not a valid device model name",
                 config.driver);
   }
   if (find(config.id) != nullptr)
     return fail(ErrorKind::kExists, "Duplicate device ID '{}'", config.id);
   TRY(check_properties(*row, config.options));
-  Entry entry;
-  entry.request =
+  auto request =
       std::make_unique<DeviceRequest>(host_, config.id, new_path(config.id), config.options);
-  const unsigned slot = TRY(take_slot(entry.request->options(), *row));
-  entry.device = TRY(row->make(*entry.request));
-  if (const auto unused = entry.request->options().first_unused()) {
+  DeviceRequest& made_from = *request;
+  DeviceBus* bus = TRY(take_bus(*row, made_from.options()));
+  std::unique_ptr<UserDevice> device(new UserDevice(*bus, std::move(request)));
+  device->place_ = TRY(bus->make(*row, made_from));
+  if (const auto unused = made_from.options().first_unused()) {
     return fail(ErrorKind::kInvalidArgument, "Property '{}.{}' not found", row->driver, *unused);
   }
-  TRY(entry.device->realize());
-  if (auto added = bus_.add(entry.device, slot); !added) {
-    entry.device->unrealize();
-    return std::move(added).error();
-  }
-  if (!running_) entry.request->run_hooks().stopped();
-  entries_.push_back(std::move(entry));
-  return entries_.back().device.get();
+  TRY(device->place_->plug());
+  if (!running_) made_from.run_hooks().stopped();
+  return devices_.emplace_back(std::move(device)).get();
 }
 
 void UserDevices::stopped() {
   running_ = false;
-  for (const Entry& entry : entries_) entry.request->run_hooks().stopped();
+  for (const auto& device : devices_) device->request().run_hooks().stopped();
   bql.assert_held();
   host_.storage.settle(host_.loop.gs());
 }
 
 void UserDevices::resumed() {
   running_ = true;
-  for (const Entry& entry : entries_) entry.request->run_hooks().runs();
+  for (const auto& device : devices_) device->request().run_hooks().runs();
 }
 
 }  // namespace rhea::vmm

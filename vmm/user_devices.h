@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,52 +11,74 @@
 #include "devices/pci_bus.h"
 #include "util/error.h"
 #include "vmm/config.h"
+#include "vmm/device_bus.h"
 #include "vmm/device_request.h"
 #include "vmm/device_table.h"
+#include "vmm/pci_device_bus.h"
 #include "vmm/vm_control.h"
 
 namespace rhea::vmm {
 
-/// Makes devices, plugs them in, and takes them out again.
+/// One of them, in its place.
+class UserDevice {
+ public:
+  /// What it was made from.
+  const DeviceRequest& request() const noexcept { return *request_; }
+  /// See BusDevice.
+  std::optional<unsigned> hotplug_slot() const REQUIRES(bql) { return place_->hotplug_slot(); }
+
+ private:
+  friend class UserDevices;
+  UserDevice(const DeviceBus& bus, std::unique_ptr<DeviceRequest> request)
+      : bus_(bus), request_(std::move(request)) {}
+
+  const DeviceBus& bus_;
+  const std::unique_ptr<DeviceRequest> request_;  // what the device took: it goes behind that
+  std::unique_ptr<BusDevice> place_;
+};
+
+/// Makes devices, plugs them in, and takes them out again. They form a tree: a device may bring
+/// buses along, on which others sit.
 ///
-/// Thread: main, service context, BQL held. Owns: a share of each device, and what it took from
-/// the machine. Invariants: ids differ; the last made goes first.
+/// Thread: main, service context, BQL held. Owns: the devices, and what they took from the machine.
+/// Invariants: ids differ; a device goes after what sits on its buses, and the last made first.
 /// Errors: texts are QEMU's where it has one.
 class UserDevices final : public VmObserver {
  public:
-  /// What is made is a row of `table`; `bus` outlives this.
-  UserDevices(const DeviceHost& host, devices::PciBus& bus,
+  /// What is made is a row of `table`; `pci` outlives this.
+  UserDevices(const DeviceHost& host, devices::PciBus& pci,
               std::span<const DeviceRow> table = device_table());
   ~UserDevices() override;
   UserDevices(const UserDevices&) = delete;
   UserDevices& operator=(const UserDevices&) = delete;
 
   /// Makes, realizes and plugs in a device. Errors: nothing of it is left then.
-  Result<devices::PciDevice*> add(const DeviceConfig& config) REQUIRES(bql);
-  /// Takes a device out and gives back what it had: its id, its disks and its iothreads may be used
-  /// at once. Waits for its requests. Main, at the top.
-  void remove(devices::PciDevice& device) REQUIRES(bql);
+  Result<UserDevice*> add(const DeviceConfig& config) REQUIRES(bql);
+  /// Takes a device out with all that sit on its buses, and gives back what they had: their ids,
+  /// disks and iothreads may be used at once. Main, at the top. Errors: as BusDevice::stop(); all
+  /// are where they were then.
+  Result<void> remove(UserDevice& device) REQUIRES(bql);
+  /// What remove() takes out, in its order: the device itself is the last.
+  std::vector<UserDevice*> leaving_with(UserDevice& device) const;
   /// By id, or by path ("/machine/peripheral-anon/device[0]"); null if there is none.
-  devices::PciDevice* find(std::string_view name) const noexcept;
-  /// What a device of this machine was made from; null if it is none of -device's.
-  const DeviceRequest* request_of(const devices::PciDevice& device) const noexcept;
+  UserDevice* find(std::string_view name) const noexcept;
+  /// By BusDevice::hotplug_slot(); null if there is none.
+  UserDevice* at_slot(unsigned slot) const REQUIRES(bql);
 
   void stopped() override;
   void resumed() override;
 
  private:
-  struct Entry {
-    std::unique_ptr<DeviceRequest> request;
-    std::shared_ptr<devices::PciDevice> device;
-  };
-  static void take_out(devices::PciBus& bus, Entry& entry) REQUIRES(bql);
-  Result<unsigned> take_slot(OptionReader& options, const DeviceRow& row) REQUIRES(bql);
+  Result<DeviceBus*> take_bus(const DeviceRow& row, OptionReader& options) REQUIRES(bql);
+  std::vector<DeviceBus*> buses();
   std::string new_path(const std::string& id);
+  void unplug(UserDevice& device) REQUIRES(bql);
+  void append_leaving(UserDevice& device, std::vector<UserDevice*>& leaving) const;
 
   const DeviceHost host_;
-  devices::PciBus& bus_;
+  PciDeviceBus pci_;
   const std::span<const DeviceRow> table_;
-  std::vector<Entry> entries_;
+  std::vector<std::unique_ptr<UserDevice>> devices_;
   unsigned next_anonymous_ = 0;
   bool running_ = false;
 };

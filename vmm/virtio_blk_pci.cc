@@ -214,7 +214,7 @@ Result<std::shared_ptr<devices::PciDevice>> make_virtio_blk_pci(DeviceRequest& r
   TRY(take_geometry(request.options(), config));
   config.queue_size = TRY(take_queue_size(request.options()));
   config.queues = TRY(take_queues(request));
-  Disk* disk = TRY(request.take_disk("virtio-blk-device"));
+  Disk* disk = TRY(request.take_disk("virtio-blk-device", request.add_part("virtio-backend")));
   config.node = disk->node_name();
   config.write_cache = disk->write_cache();
   config.on_read_error = disk->on_read_error();

@@ -1,15 +1,11 @@
 #include "vmm/user_devices.h"
 
-#include <array>
 #include <catch2/catch.hpp>
 #include <cerrno>
-#include <optional>
 
-#include "devices/msi.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_pci.h"
-#include "memory/address_space.h"
-#include "tests/unit/vmm/storage_fixture.h"
+#include "tests/unit/vmm/devices_fixture.h"
 #include "vmm/qtest_accel.h"
 #include "vmm/vm.h"
 
@@ -17,7 +13,7 @@ using namespace rhea;
 using namespace rhea::vmm;
 using devices::IoError;
 using devices::OnIoError;
-using rhea::test::StorageFixture;
+using rhea::test::DevicesFixture;
 
 namespace {
 
@@ -27,58 +23,10 @@ const devices::VirtioBlk& disk_at(const devices::PciBus& bus, unsigned slot) {
   return dynamic_cast<const devices::VirtioBlk&>(pci->device());
 }
 
-/// No machine: nobody takes messages.
-struct NoMessages final : devices::MsiRouter {
-  Result<std::unique_ptr<devices::MsiVector>> add_vector() override {
-    return std::make_unique<Vector>();
-  }
-  struct Vector final : devices::MsiVector {
-    void signal() noexcept override {}
-    Result<void> connect(const devices::MsiMessage&) override { return ok(); }
-    void disconnect() override {}
-    bool pending() override { return false; }
-    void clear() override {}
-  };
-};
-
-/// A bus, and devices on it.
-class Fixture : public StorageFixture {
+class Fixture : public DevicesFixture {
  public:
-  explicit Fixture(std::string_view line) : StorageFixture(line) {
-    bql.assert_held();
-    space_.emplace("memory", root_);
-    bus_.emplace("pci.0", io_, memory_, std::array<devices::IrqLine, devices::PciBus::kWires>{});
-    devices_ = std::make_unique<UserDevices>(
-        DeviceHost{.loop = loop(), .storage = storage(), .memory = *space_, .msi = msi_}, *bus_);
-  }
-  ~Fixture() { devices_.reset(); }
-
-  /// "no error", or what is wrong with "virtio-blk-pci,...".
-  std::string plug(std::string_view value) {
-    bql.assert_held();
-    OptionReader reader(MUST(parse_options(value, {.implied_key = "driver"})));
-    DeviceConfig config;
-    config.driver = MUST(reader.take_required("driver"));
-    config.id = MUST(reader.take_string("id")).value_or("");
-    config.options = reader.take_rest();
-    const auto added = devices_->add(config);
-    return added ? "no error" : added.error().message();
-  }
-  devices::PciDevice* at(unsigned slot) {
-    bql.assert_held();
-    return bus_->device_at(slot);
-  }
-  void unplug_all() { devices_.reset(); }
-  UserDevices& devices() { return *devices_; }
-  const devices::VirtioBlk& disk(unsigned slot) { return disk_at(*bus_, slot); }
-
- private:
-  memory::MemoryRegion root_{"root", uint64_t{1} << 32}, io_{"io", 1 << 16},
-      memory_{"memory", uint64_t{1} << 32};
-  std::optional<memory::AddressSpace> space_;
-  std::optional<devices::PciBus> bus_;
-  NoMessages msi_;
-  std::unique_ptr<UserDevices> devices_;
+  using DevicesFixture::DevicesFixture;
+  const devices::VirtioBlk& disk(unsigned slot) { return disk_at(bus(), slot); }
 };
 
 /// Writes down what a machine would be told.
