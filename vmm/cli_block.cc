@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <array>
 
-#include "block/drivers/file.h"
-#include "block/drivers/null_co.h"
 #include "block/filename.h"
+#include "vmm/image_probe.h"
 #include "vmm/internal/cli.h"
 
 namespace rhea::vmm::cli {
@@ -31,12 +30,6 @@ struct PolicyName {
 constexpr std::array kPolicies{
     PolicyName{"ignore", OnIoError::kIgnore}, PolicyName{"report", OnIoError::kReport},
     PolicyName{"stop", OnIoError::kStop}, PolicyName{"enospc", OnIoError::kNoSpace}};
-
-/// Drivers that are the host's side of a tree themselves, and take no file below them.
-bool is_protocol(std::string_view driver) {
-  return driver == block::File::kName || driver == block::File::kHostDeviceName ||
-         driver == block::NullCo::kName;
-}
 
 OptionTree on_off(bool on) { return OptionTree::string(on ? "on" : "off"); }
 

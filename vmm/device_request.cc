@@ -44,15 +44,19 @@ const std::string& DeviceRequest::add_part(std::string_view name) {
   return parts_.emplace_back(fmt::format("{}/{}", path_, name));
 }
 
-Result<Disk*> DeviceRequest::take_disk(std::string_view driver, const std::string& qdev) {
+Result<Disk*> DeviceRequest::take_disk(std::string_view driver, const std::string& qdev,
+                                       DiskUse::Medium medium) {
   bql.assert_held();
   const auto drive = TRY(options_.take_string("drive"));
-  if (!drive) return fail(ErrorKind::kInvalidArgument, "drive property not set");
-  DiskUse use{.driver = std::string(driver), .qdev = qdev};
+  DiskUse use{.driver = std::string(driver),
+              .qdev = qdev,
+              .device_id = id_,
+              .device_path = path_,
+              .medium = medium};
   use.write_cache = TRY(take_on_off_auto(options_, "write-cache"));
   use.on_read_error = TRY(take_policy(options_, "rerror"));
   use.on_write_error = TRY(take_policy(options_, "werror"));
-  Disk* disk = TRY(host_.storage.disks().attach(host_.loop.gs(), *drive, use));
+  Disk* disk = TRY(host_.storage.disks().attach(host_.loop.gs(), drive, use));
   disks_.push_back(disk);
   return disk;
 }

@@ -66,7 +66,8 @@ class DeviceRequest {
   /// Takes drive=, rerror=, werror= and write-cache=, and claims the disk. Once the device has a
   /// backend it tells the disk. `driver` is what has the property in QEMU ("virtio-blk-device"),
   /// `qdev` what query-block is to call it.
-  Result<Disk*> take_disk(std::string_view driver, const std::string& qdev);
+  Result<Disk*> take_disk(std::string_view driver, const std::string& qdev,
+                          DiskUse::Medium medium = DiskUse::Medium::kRequired);
   /// Takes iothread=: that thread's context, or main's block context.
   Result<AioContext*> take_iothread();
   /// The context of an iothread that another option names.

@@ -61,6 +61,15 @@ void Disk::io_error(const devices::IoError& error) {
                                .error = error});
 }
 
+bool Disk::is_of_device(std::string_view name) const noexcept {
+  if (qdev_.empty() || name.empty()) return false;
+  return name == device_id_ || name == device_path_ || name == qdev_;
+}
+
+void Disk::tray_moved(TrayPosition to) {
+  if (disks_.tray_listener_) disks_.tray_listener_(*this, to);
+}
+
 Disks::~Disks() {
   for (const auto& disk : disks_) {
     RHEA_CHECK(disk->qdev_.empty(), "'{}' still has its disk", disk->qdev_);
@@ -70,6 +79,12 @@ Disks::~Disks() {
 Disk* Disks::find_drive(std::string_view id) const noexcept {
   const auto at = std::ranges::find_if(
       disks_, [&](const auto& disk) { return !id.empty() && disk->drive_id_ == id; });
+  return at == disks_.end() ? nullptr : at->get();
+}
+
+Disk* Disks::find_of_device(std::string_view name) const noexcept {
+  const auto at =
+      std::ranges::find_if(disks_, [&](const auto& disk) { return disk->is_of_device(name); });
   return at == disks_.end() ? nullptr : at->get();
 }
 
@@ -98,25 +113,31 @@ Result<void> Disks::add_drive(Gs& gs, const DriveConfig& drive) {
   return ok();
 }
 
-Result<Disk*> Disks::attach(Gs& gs, std::string_view drive, const DiskUse& use) {
-  Disk* disk = find_drive(drive);
+Result<Disk*> Disks::attach(Gs& gs, const std::optional<std::string>& drive, const DiskUse& use) {
+  const bool needs_medium = use.medium == DiskUse::Medium::kRequired;
+  if (!drive && needs_medium) return fail(ErrorKind::kInvalidArgument, "drive property not set");
+  Disk* disk = find_drive(drive.value_or(""));
   if (disk != nullptr && !disk->qdev_.empty()) {
-    return fail(ErrorKind::kBusy, "Drive '{}' is already in use by another device", drive);
+    return fail(ErrorKind::kBusy, "Drive '{}' is already in use by another device", *drive);
   }
-  if (disk != nullptr && !disk->drive_node_) {
+  if (disk != nullptr && !disk->drive_node_ && needs_medium) {
     return fail(ErrorKind::kNotFound, "Device needs media, but drive is empty");
   }
-  const block::Node* node = disk != nullptr ? disk->drive_node_.get() : graph_.find(gs, drive);
-  if (node == nullptr) {
+  const block::Node* node = disk != nullptr ? disk->drive_node_.get()
+                            : drive         ? graph_.find(gs, *drive)
+                                            : nullptr;
+  if (node == nullptr && disk == nullptr && drive) {
     return fail(ErrorKind::kNotFound, "Property '{}.drive' can't find value '{}'", use.driver,
-                drive);
+                *drive);
   }
   if (disk == nullptr) {
     disks_.push_back(std::unique_ptr<Disk>(new Disk(*this)));
     disk = disks_.back().get();
   }
-  disk->node_name_ = node->name();
+  disk->node_name_ = node != nullptr ? node->name() : std::string();
   disk->qdev_ = use.qdev;
+  disk->device_id_ = use.device_id;
+  disk->device_path_ = use.device_path;
   disk->write_cache_ = use.write_cache.value_or(disk->write_cache_);
   disk->on_read_error_ = use.on_read_error.value_or(disk->on_read_error_);
   disk->on_write_error_ = use.on_write_error.value_or(disk->on_write_error_);
@@ -184,6 +205,25 @@ Result<void> Disks::set_limits(Gs& gs, Disk& disk, const std::optional<std::stri
   if (result.has_value()) joined->set_limits(gs, limits);
   drop_unused_groups(gs);
   return result;
+}
+
+Result<void> Disks::remove_medium(Gs& gs, Disk& disk) {
+  if (disk.backend_ != nullptr) {
+    TRY(lift_limits(gs, disk));
+    TRY(disk.backend_->remove(gs));
+  }
+  disk.drive_node_ = {};
+  disk.node_name_.clear();
+  graph_.close_unused(gs);  // its file may be taken away when the command has answered
+  return ok();
+}
+
+Result<void> Disks::insert_medium(Gs& gs, Disk& disk, block::NodeRef medium) {
+  if (disk.backend_ != nullptr) TRY(disk.backend_->insert(gs, *medium));
+  disk.node_name_ = medium->name();
+  // A device holds its medium by itself.
+  if (disk.backend_ == nullptr) disk.drive_node_ = std::move(medium);
+  return ok();
 }
 
 void Disks::resumed() {

@@ -33,6 +33,23 @@ struct DiskMove {
   std::function<void()> release;
 };
 
+enum class TrayPosition : uint8_t { kClosed, kOpen };
+
+/// The tray of a device whose medium comes out, as an operator meets it.
+/// Thread: main, service context.
+class DiskTray {
+ public:
+  virtual ~DiskTray() = default;
+  virtual TrayPosition position() const REQUIRES(bql) = 0;
+  /// Whether the guest keeps the medium from coming out.
+  virtual bool locked() const REQUIRES(bql) = 0;
+  enum class Eject : uint8_t { kAsk, kForce };
+  /// Tells the guest that somebody wants the medium; kForce takes its lock away.
+  virtual void request_eject(Eject how) REQUIRES(bql) = 0;
+  /// Whatever the guest thinks of it. It learns what it finds; Disk::tray_moved() is called.
+  virtual void move(TrayPosition to) REQUIRES(bql) = 0;
+};
+
 /// One disk: a -drive, a device's use of a node, or both.
 ///
 /// Thread: main, service context, BQL held. Owns: a share of the node, if it is of a -drive.
@@ -40,8 +57,10 @@ class Disk final : public devices::IoErrorSink {
  public:
   /// Of -drive; empty for a disk that a device made of a node.
   const std::string& drive_id() const noexcept { return drive_id_; }
-  /// "/machine/peripheral/vd0/virtio-backend"; empty without a device.
+  /// "/machine/peripheral/vd0/virtio-backend", "lun0"; empty without a device.
   const std::string& qdev() const noexcept { return qdev_; }
+  /// Whether `name` is the device's id, its path, or qdev().
+  bool is_of_device(std::string_view name) const noexcept;
   /// The device's; null without one.
   block::BlockBackend* backend() const noexcept { return backend_; }
   /// What the device is to use: the name of the medium, even of one without a name of the user's.
@@ -65,6 +84,13 @@ class Disk final : public devices::IoErrorSink {
   const DiskMove* move() const noexcept { return move_ ? &*move_ : nullptr; }
   void set_move(DiskMove move) { move_ = std::move(move); }
 
+  /// As long as the device has the disk; null: its medium does not come out.
+  DiskTray* tray() const noexcept { return tray_.get(); }
+  void set_tray(std::unique_ptr<DiskTray> tray) { tray_ = std::move(tray); }
+  /// Whether its medium may go: nothing holds that of a drive without a device.
+  bool removable() const noexcept { return backend_ == nullptr || tray_ != nullptr; }
+  void tray_moved(TrayPosition to) REQUIRES(bql);
+
   void io_error(const devices::IoError& error) override REQUIRES(bql);
 
  private:
@@ -73,11 +99,13 @@ class Disk final : public devices::IoErrorSink {
 
   Disks& disks_;
   std::string drive_id_, qdev_, node_name_;
+  std::string device_id_, device_path_;
   block::NodeRef drive_node_;
   block::BlockBackend* backend_ = nullptr;
   block::Node* limiter(Gs& gs) const noexcept;
 
   std::optional<DiskMove> move_;
+  std::unique_ptr<DiskTray> tray_;
   block::NodeRef limiter_;  // a throttle node between the device and its medium
   bool write_cache_ = true;
   devices::OnIoError on_read_error_ = devices::OnIoError::kReport;
@@ -89,6 +117,8 @@ class Disk final : public devices::IoErrorSink {
 struct DiskUse {
   std::string driver;  ///< "virtio-blk-device", for errors
   std::string qdev;
+  std::string device_id{}, device_path{};
+  enum class Medium : uint8_t { kRequired, kOptional } medium = Medium::kRequired;
   std::optional<bool> write_cache{};
   std::optional<devices::OnIoError> on_read_error{}, on_write_error{};
 };
@@ -111,9 +141,9 @@ class Disks final : public VmObserver {
   /// Opens what -drive asks for. Errors: a taken id; the node's; a file whose format nobody named
   /// and that is not raw.
   Result<void> add_drive(Gs& gs, const DriveConfig& drive);
-  /// Gives a device what its property `drive` names: a -drive, or else a node. The device makes the
-  /// backend and tells of it. Errors: kNotFound, kBusy.
-  Result<Disk*> attach(Gs& gs, std::string_view drive, const DiskUse& use);
+  /// Gives a device what its property `drive` names: a -drive, or else a node; nothing: a disk
+  /// without a medium. The device makes the backend and tells of it. Errors: kNotFound, kBusy.
+  Result<Disk*> attach(Gs& gs, const std::optional<std::string>& drive, const DiskUse& use);
   /// The device is gone, and the disk with it.
   void detach(Gs& gs, Disk& disk);
 
@@ -123,7 +153,18 @@ class Disks final : public VmObserver {
   Result<void> set_limits(Gs& gs, Disk& disk, const std::optional<std::string>& group,
                           std::string_view name, const block::ThrottleLimits& limits);
 
+  /// Takes the medium out, if there is one; limits go with it. The tray is open, or there is none.
+  /// Errors: requests that do not end.
+  Result<void> remove_medium(Gs& gs, Disk& disk);
+  /// Puts a medium into a disk that has none. Errors: permissions.
+  Result<void> insert_medium(Gs& gs, Disk& disk, block::NodeRef medium);
+  /// Whom to tell that a tray has moved; null: nobody (any more).
+  using TrayListener = std::function<void(const Disk& disk, TrayPosition to)>;
+  void set_tray_listener(TrayListener listener) { tray_listener_ = std::move(listener); }
+
   Disk* find_drive(std::string_view id) const noexcept;
+  /// See Disk::is_of_device(); null if no device of that name has a disk.
+  Disk* find_of_device(std::string_view name) const noexcept;
   std::span<const std::unique_ptr<Disk>> all() const noexcept { return disks_; }
 
   /// Requests that failed run again: all is well until they fail again.
@@ -139,6 +180,7 @@ class Disks final : public VmObserver {
   block::Graph& graph_;
   std::vector<std::string> own_groups_;  // made for disks: they go with the last one
   MachineRequests* machine_ = nullptr;
+  TrayListener tray_listener_;
   std::vector<std::unique_ptr<Disk>> disks_;
 };
 

@@ -5,7 +5,10 @@
 #include <algorithm>
 #include <array>
 
+#include "block/drivers/file.h"
 #include "block/drivers/first_block_guard.h"
+#include "block/drivers/null_co.h"
+#include "block/filename.h"
 #include "util/fd.h"
 
 namespace rhea::vmm {
@@ -54,6 +57,26 @@ Result<block::NodeRef> open_probed(Gs& gs, block::Graph& graph, OptionTree optio
                   "         Specify the 'raw' format explicitly to remove the restrictions.\n",
                   name)));
   return node;
+}
+
+bool is_protocol(std::string_view driver) noexcept {
+  return driver == block::File::kName || driver == block::File::kHostDeviceName ||
+         driver == block::NullCo::kName;
+}
+
+Result<block::NodeRef> open_image(Gs& gs, block::Graph& graph, const std::string& filename,
+                                  const std::optional<std::string>& format, bool read_only) {
+  OptionTree file = TRY(block::parse_filename(filename));
+  OptionTree options;
+  if (format && is_protocol(*format)) {
+    options = std::move(file);
+  } else {
+    options.set("file", std::move(file));
+  }
+  options.set("driver", OptionTree::string(format.value_or("raw")));
+  options.set("read-only", OptionTree::string(read_only ? "on" : "off"));
+  return format ? graph.open(gs, std::move(options))
+                : open_probed(gs, graph, std::move(options), filename);
 }
 
 }  // namespace rhea::vmm

@@ -27,6 +27,7 @@
 #include "vmm/qmp/device_commands.h"
 #include "vmm/qmp/job_commands.h"
 #include "vmm/qmp/machine_commands.h"
+#include "vmm/qmp/media_commands.h"
 #include "vmm/qmp/object_commands.h"
 #include "vmm/qmp/server.h"
 #include "vmm/qmp/throttle_command.h"
@@ -106,6 +107,7 @@ class Process {
     qtest_.reset();
     if (qmp_ != nullptr) vm_->remove_observer(*qmp_);
     if (hotplug_ != nullptr) hotplug_->set_publisher(nullptr);
+    if (storage_ != nullptr) storage_->disks().set_tray_listener(nullptr);
     qmp_.reset();
     // Devices let go of disks and iothreads, then the graph of nodes, then the iothreads.
     if (storage_ != nullptr) {
@@ -215,6 +217,7 @@ class Process {
     add_object_commands(commands, *loop_, storage_->objects());
     add_device_commands(commands, *hotplug_);
     add_block_commands(commands, *loop_, *storage_);
+    add_media_commands(commands, *loop_, *storage_, devices_.get());
     add_throttle_command(commands, *loop_, *storage_);
     add_block_queries(commands, *loop_, *storage_);
     add_blkdebug_commands(commands, *loop_, *storage_);
@@ -230,6 +233,9 @@ class Process {
         [this](std::string_view event, const ReplyJson& data) { qmp_->publish(event, data); });
     storage_->job_events().set_publisher(
         [this](std::string_view event, const ReplyJson& data) { qmp_->publish(event, data); });
+    storage_->disks().set_tray_listener([this](const Disk& disk, TrayPosition to) {
+      qmp_->publish("DEVICE_TRAY_MOVED", tray_json(disk, to));
+    });
     for (const MonitorConfig& monitor : config_.monitors) {
       qmp_->add_monitor(*chardev(monitor.chardev_id));
     }

@@ -52,14 +52,15 @@ ReplyJson node_json(Gs& gs, const block::Node& node, bool write_cache,
   return json;
 }
 
-ReplyJson disk_json(Gs& gs, const Disk& disk) {
+ReplyJson disk_json(Gs& gs, const Disk& disk) REQUIRES(bql) {
   ReplyJson json;
   json["device"] = disk.drive_id();
   if (!disk.qdev().empty()) json["qdev"] = disk.qdev();
   json["type"] = "unknown";
-  // A drive without a device has a medium that nothing holds.
-  json["removable"] = disk.backend() == nullptr;
-  json["locked"] = false;
+  json["removable"] = disk.removable();
+  const DiskTray* tray = disk.tray();
+  json["locked"] = tray != nullptr && tray->locked();
+  if (tray != nullptr) json["tray_open"] = tray->position() == TrayPosition::kOpen;
   if (const block::Node* node = disk.node(gs)) {
     json["inserted"] = node_json(gs, *node, disk.write_cache(), disk.limits(gs));
   }
@@ -68,6 +69,7 @@ ReplyJson disk_json(Gs& gs, const Disk& disk) {
 }
 
 QmpResult query_block(Gs& gs, Storage& storage, const Json&) {
+  bql.assert_held();
   ReplyJson list = ReplyJson::array();
   for (const auto& disk : storage.disks().all()) list.push_back(disk_json(gs, *disk));
   return list;

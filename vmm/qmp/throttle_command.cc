@@ -59,17 +59,6 @@ std::string text_or_empty(const Json& arguments, const char* name) {
   return member == arguments.end() ? std::string() : member->get<std::string>();
 }
 
-/// `device` is a -drive's id, `id` a device's.
-Disk* find_disk(Storage& storage, const std::string& device, const std::string& id) {
-  const auto disks = storage.disks().all();
-  const auto at = std::ranges::find_if(disks, [&](const auto& disk) {
-    if (!device.empty()) return disk->drive_id() == device;
-    return disk->qdev() == fmt::format("/machine/peripheral/{}/virtio-backend", id) ||
-           disk->qdev() == id || disk->qdev() == id + "/virtio-backend";
-  });
-  return at == disks.end() ? nullptr : at->get();
-}
-
 QmpResult set_throttle(Gs& gs, Storage& storage, const Json& arguments) {
   const std::string device = text_or_empty(arguments, "device");
   const std::string id = text_or_empty(arguments, "id");
@@ -77,7 +66,8 @@ QmpResult set_throttle(Gs& gs, Storage& storage, const Json& arguments) {
   if (device.empty() == id.empty()) {
     return QmpError{.description = "Need exactly one of 'device' and 'id'"};
   }
-  Disk* disk = find_disk(storage, device, id);
+  Disk* disk =
+      device.empty() ? storage.disks().find_of_device(id) : storage.disks().find_drive(device);
   if (disk == nullptr) {
     return QmpError{QmpErrorClass::kDeviceNotFound, fmt::format("Device '{}' not found", name)};
   }

@@ -13,6 +13,7 @@
 #include "vmm/qmp/blkdebug_commands.h"
 #include "vmm/qmp/block_commands.h"
 #include "vmm/qmp/block_queries.h"
+#include "vmm/qmp/media_commands.h"
 #include "vmm/qmp/object_commands.h"
 #include "vmm/qmp/throttle_command.h"
 #include "vmm/storage.h"
@@ -76,6 +77,7 @@ class StorageFixture {
     storage_ = std::make_unique<vmm::Storage>(*loop_);
     vmm::add_object_commands(commands_, *loop_, storage_->objects());
     vmm::add_block_commands(commands_, *loop_, *storage_);
+    vmm::add_media_commands(commands_, *loop_, *storage_, nullptr);
     vmm::add_throttle_command(commands_, *loop_, *storage_);
     vmm::add_block_queries(commands_, *loop_, *storage_);
     vmm::add_blkdebug_commands(commands_, *loop_, *storage_);
