@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <utility>
@@ -104,24 +103,21 @@ struct VirtioBlk::Request {
   uint32_t written = 0;  // data the guest gets, without the status
 };
 
-/// A request that waits for the machine to go on.
-struct VirtioBlk::Parked {
-  Coroutine& coroutine;
-  const VirtioQueue& queue;
-  Parked* next = nullptr;
-};
-
 VirtioBlk::VirtioBlk(std::string id, Host host, block::Graph& graph, VirtioBlkConfig config,
                      IoErrorSink& errors)
     : VirtioDevice(std::move(id), host),
       graph_(graph),
       config_(std::move(config)),
-      sink_(errors),
+      io_errors_({.device = this->id(),
+                  .node = config_.node,
+                  .on_read_error = config_.on_read_error,
+                  .on_write_error = config_.on_write_error},
+                 loop(), errors),
       backend_(graph, this->id(), {}) {
   for (AioContext* context : config_.queues) add_queue(*context, config_.queue_size);
 }
 
-VirtioBlk::~VirtioBlk() { RHEA_CHECK(parked_ == nullptr, "a disk goes while requests wait"); }
+VirtioBlk::~VirtioBlk() = default;
 
 Result<void> VirtioBlk::realize() {
   Gs& gs = loop().gs();
@@ -350,91 +346,23 @@ VirtioBlk::Status VirtioBlk::change_ranges(Co& co, Request& request) {
   return Status::kOk;
 }
 
-OnIoError VirtioBlk::action_for(Operation kind, const Error& error) const {
-  const OnIoError policy =
-      kind == Operation::kRead ? config_.on_read_error : config_.on_write_error;
-  if (policy != OnIoError::kNoSpace) return policy;
-  return error.os_errno() == ENOSPC ? OnIoError::kStop : OnIoError::kReport;
-}
-
 template <class F>
 VirtioBlk::Status VirtioBlk::attempt(Co& co, VirtioQueue& queue, Operation kind, F&& operation) {
-  for (;;) {
-    const Result<void> result = operation();
-    if (result.has_value()) [[likely]]
-      return Status::kOk;
-    const OnIoError action = action_for(kind, result.error());
-    if (queue.stopping()) return Status::kIoError;  // nobody waits for it any more
-    if (action == OnIoError::kStop) {
-      wait_for_machine(co, queue, result.error(), kind);
-      if (queue.stopping()) return Status::kIoError;
-      continue;
-    }
-    report(kind, action, result.error(), std::nullopt);
-    return action == OnIoError::kIgnore ? Status::kOk : Status::kIoError;
-  }
+  struct Waiter final : IoErrorPolicy::Request {
+    explicit Waiter(VirtioQueue& its_queue) : queue(its_queue) {}
+    bool given_up() const noexcept override { return queue.stopping(); }
+    void park() override { queue.park(); }
+    void unpark() override { queue.unpark(); }
+    VirtioQueue& queue;
+  } waiter(queue);
+  return io_errors_.attempt(co, waiter, kind, operation) ? Status::kOk : Status::kIoError;
 }
 
-void VirtioBlk::wait_for_machine(Co& co, VirtioQueue& queue, const Error& error, Operation kind) {
-  Parked self{co.coroutine(), queue};
-  uint64_t run = 0;
-  {
-    // Before the machine hears of it, and so before it can be told to go on.
-    MutexLock lock(parked_mutex_);
-    self.next = std::exchange(parked_, &self);
-    run = run_->load();
-  }
-  report(kind, OnIoError::kStop, error, run);
-  queue.park();
-  co.yield();
-  queue.unpark();
-}
-
-/// Wakes the requests that wait for the machine: of one queue, or of all, as it goes on.
-void VirtioBlk::let_go(const VirtioQueue* only) {
-  Parked* woken = nullptr;
-  {
-    MutexLock lock(parked_mutex_);
-    if (only == nullptr) run_->fetch_add(1);
-    for (Parked** at = &parked_; *at != nullptr;) {
-      Parked* parked = *at;
-      if (only != nullptr && &parked->queue != only) {
-        at = &parked->next;
-        continue;
-      }
-      *at = parked->next;
-      parked->next = std::exchange(woken, parked);
-    }
-  }
-  while (woken != nullptr) {
-    Parked* next = woken->next;  // it lives on the stack that runs once woken
-    woken->coroutine.wake();
-    woken = next;
-  }
-}
-
-void VirtioBlk::stopping(VirtioQueue& queue) { let_go(&queue); }
+void VirtioBlk::stopping(VirtioQueue&) { io_errors_.wake_given_up(); }
 
 void VirtioBlk::machine_runs() {
   VirtioDevice::machine_runs();
-  let_go(nullptr);
-}
-
-/// `run`: in which run of the machine, for an error that stops it.
-void VirtioBlk::report(Operation kind, OnIoError action, const Error& error,
-                       std::optional<uint64_t> run) {
-  IoError what{.device = id(),
-               .node = config_.node,
-               .operation = kind,
-               .action = action,
-               .os_errno = error.os_errno(),
-               .reason = error.os_errno() != 0 ? std::strerror(error.os_errno()) : error.message()};
-  loop().service().post([&sink = sink_, current = run_, run, what = std::move(what)] {
-    bql.assert_held();
-    // The machine has gone on since, and the request with it: nothing is left to stop for.
-    if (run && *run != current->load()) return;
-    sink.io_error(what);
-  });
+  io_errors_.machine_runs();
 }
 
 }  // namespace rhea::devices

@@ -1,17 +1,13 @@
 // VirtioBlk: a disk. [virtio-1.2 5.2]
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "block/backend.h"
-#include "devices/io_error.h"
+#include "devices/io_error_policy.h"
 #include "devices/virtio/virtio_device.h"
-#include "util/mutex.h"
 
 namespace rhea::devices {
 
@@ -66,7 +62,6 @@ class VirtioBlk final : public VirtioDevice, private block::BackendUser {
 
  private:
   struct Request;
-  struct Parked;
   enum class Status : uint8_t { kOk = 0, kIoError = 1, kUnsupported = 2 };
 
   uint64_t device_features() const override REQUIRES(bql);
@@ -90,22 +85,12 @@ class VirtioBlk final : public VirtioDevice, private block::BackendUser {
   /// Does `operation` until it succeeds or its failure is dealt with.
   template <class F>
   Status attempt(Co& co, VirtioQueue& queue, IoError::Operation kind, F&& operation);
-  OnIoError action_for(IoError::Operation kind, const Error& error) const;
-  void report(IoError::Operation kind, OnIoError action, const Error& error,
-              std::optional<uint64_t> run);
-  void wait_for_machine(Co& co, VirtioQueue& queue, const Error& error, IoError::Operation kind);
   bool range_ok(Co& co, uint64_t sector, uint64_t bytes, block::RequestKind kind);
-  void let_go(const VirtioQueue* only);
 
   block::Graph& graph_;
   const VirtioBlkConfig config_;
-  IoErrorSink& sink_;
+  IoErrorPolicy io_errors_;
   block::BlockBackend backend_;
-  Mutex parked_mutex_{LockRank::kDeviceQueue};
-  Parked* parked_ GUARDED_BY(parked_mutex_) = nullptr;
-  // How often the machine has gone on; changes with parked_mutex_ held. Shared with the reports
-  // under way, which may outlive the device.
-  const std::shared_ptr<std::atomic<uint64_t>> run_ = std::make_shared<std::atomic<uint64_t>>(0);
 };
 
 }  // namespace rhea::devices

@@ -456,7 +456,8 @@ void VirtioDevice::stop_here(VirtioQueue& queue) {
 void VirtioDevice::finish_stop(VirtioQueue& queue) {
   queue.after_.reset();
   queue.rings_.reset();
-  queue.stopping_ = queue.starved_ = false;
+  queue.stopping_ = false;
+  queue.starved_ = false;
   // release: pairs with the acquire in stops_pending()
   stops_.fetch_sub(1, std::memory_order_release);
   service_bh_->schedule();

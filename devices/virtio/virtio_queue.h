@@ -30,8 +30,10 @@ class VirtioQueue {
   void complete(VirtqElement& element, uint32_t written);
   /// Instead of complete(), for a request that makes no sense at all: the driver has to reset.
   void reject(VirtqElement& element, const char* reason);
-  /// Its driver's reset is under way: what waits gives up.
-  bool stopping() const noexcept { return stopping_; }
+  /// Its driver's reset is under way: what waits gives up. Any thread.
+  bool stopping() const noexcept {
+    return stopping_.load(std::memory_order_acquire);  // pairs with the stores in VirtioDevice
+  }
   /// A request waits for a person (an I/O error that stopped the machine): a drain does not wait
   /// for it. Each park() is followed by one unpark() before the request goes on.
   void park();
@@ -58,7 +60,7 @@ class VirtioQueue {
   FdWatch watch_;
   std::unique_ptr<Bh> after_;  // shows what was completed, goes on with what was left
   bool paused_ = false;
-  bool stopping_ = false;
+  std::atomic<bool> stopping_{false};  // others read it
   bool in_pass_ = false;
   bool starved_ = false;
   uint32_t taken_ = 0;                 // requests taken and not completed
