@@ -11,7 +11,7 @@ namespace {
 Nanoseconds now() { return std::chrono::steady_clock::now().time_since_epoch(); }
 
 constexpr std::array<std::string_view, kRequestKinds> kKindNames{"read", "write", "zeroing",
-                                                                 "discard", "flush"};
+                                                                 "discard", "flush", "query"};
 
 }  // namespace
 
@@ -174,6 +174,16 @@ Result<void> BlockBackend::co_flush(Co& co) {
     graph_lock.assert_reading();
     return node.co_flush(co);
   });
+}
+
+Result<BlockStatus> BlockBackend::co_status(Co& co, uint64_t offset, uint64_t size) {
+  BlockStatus status;
+  TRY(request(co, RequestKind::kStatus, offset, size, [&](Node& node) -> Result<void> {
+    graph_lock.assert_reading();
+    status = TRY(node.co_status(co, offset, size));
+    return ok();
+  }));
+  return status;
 }
 
 BackendStats BlockBackend::stats() const {

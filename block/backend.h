@@ -30,8 +30,8 @@ class BackendUser {
 };
 
 /// What kind of request, for statistics and errors.
-enum class RequestKind : uint8_t { kRead, kWrite, kZero, kDiscard, kFlush };
-inline constexpr unsigned kRequestKinds = 5;
+enum class RequestKind : uint8_t { kRead, kWrite, kZero, kDiscard, kFlush, kStatus };
+inline constexpr unsigned kRequestKinds = 6;
 
 /// A request under way, on its coroutine's stack, listed in its context. What a drain that ran into
 /// its deadline can name.
@@ -111,6 +111,8 @@ class BlockBackend final : public EdgeParent {
                                WriteFlags flags = WriteFlags::kNone);
   Result<void> co_discard(Co& co, uint64_t offset, uint64_t size);
   Result<void> co_flush(Co& co);
+  /// What is where: as Node::co_status(), of the first part of the range.
+  Result<BlockStatus> co_status(Co& co, uint64_t offset, uint64_t size);
 
   /// Any thread. Units: bytes; 0 without a medium.
   uint64_t length() const noexcept { return length_.load(std::memory_order_acquire); }
