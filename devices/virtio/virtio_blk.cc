@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "block/graph.h"
-#include "util/check.h"
+#include "devices/internal/release_backend.h"
 #include "util/log.h"
 
 namespace rhea::devices {
@@ -138,16 +138,7 @@ Result<void> VirtioBlk::realize() {
 void VirtioBlk::unrealize() {
   VirtioDevice::unrealize();
   backend_.set_user(nullptr);
-  // Its requests have ended, but a change of the graph waits for every disk's. It has to succeed:
-  // an edge can not outlive its user.
-  for (;;) {
-    const auto removed = backend_.remove(loop().gs());
-    if (removed.has_value()) break;
-    RHEA_LOG(kDevices, kWarn, "{} can not let go of its disk yet: {}", id(),
-             removed.error().message());
-    if (removed.error().kind() != ErrorKind::kTimeout) break;
-  }
-  backend_.close();
+  internal::release_backend(loop().gs(), backend_);
 }
 
 uint64_t VirtioBlk::device_features() const {
