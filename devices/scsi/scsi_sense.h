@@ -60,6 +60,7 @@ inline constexpr ScsiSense kInvalidParameter{kIllegalRequest, 0x26, 0x00};
 inline constexpr ScsiSense kParameterListLength{kIllegalRequest, 0x1a, 0x00};
 inline constexpr ScsiSense kSavingNotSupported{kIllegalRequest, 0x39, 0x00};
 inline constexpr ScsiSense kRemovalPrevented{kIllegalRequest, 0x53, 0x02};
+inline constexpr ScsiSense kManualIntervention{kNotReady, 0x04, 0x03};
 inline constexpr ScsiSense kNoMedium{kNotReady, 0x3a, 0x00};
 inline constexpr ScsiSense kNoMediumTrayOpen{kNotReady, 0x3a, 0x02};
 inline constexpr ScsiSense kReadError{kMediumError, 0x11, 0x00};

@@ -43,6 +43,9 @@ class ScsiUnit {
   /// It is on no bus and has no request. Main, at the top.
   virtual void unrealize() REQUIRES(bql) = 0;
 
+  /// The machine goes on: commands that an I/O error has stopped are made again.
+  virtual void machine_runs() REQUIRES(bql) {}
+
   /// Carries out one command to its end.
   virtual ScsiOutcome execute(Co& co, ScsiRequest& request) = 0;
   /// Wakes what is parked for the machine to go on and has been cancelled. Any thread.
