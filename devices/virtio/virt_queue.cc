@@ -78,11 +78,38 @@ void VirtqElement::skip_readable(uint64_t size) {
 }
 
 std::byte* VirtqElement::take_last_writable() {
-  iovec& last = pieces_[first_readable_ + readable_pieces_ + writable_pieces_ - 1];
+  iovec& last = pieces_[first_writable() + writable_pieces_ - 1];
   --last.iov_len;
   if (last.iov_len == 0) --writable_pieces_;
   took_last_ = true;
   return static_cast<std::byte*>(last.iov_base) + last.iov_len;
+}
+
+void VirtqElement::skip_writable(uint64_t size) {
+  writable_bytes_ -= size;
+  skipped_bytes_ += size;
+  while (size != 0) {
+    iovec& piece = pieces_[first_writable()];
+    const uint64_t part = std::min<uint64_t>(size, piece.iov_len);
+    size -= part;
+    if (part == piece.iov_len) {
+      ++skipped_pieces_;
+      --writable_pieces_;
+      continue;
+    }
+    cut_ = {piece.iov_base, part};
+    piece.iov_base = static_cast<std::byte*>(piece.iov_base) + part;
+    piece.iov_len -= part;
+  }
+}
+
+void VirtqElement::write_skipped(std::span<const std::byte> data) const {
+  const auto whole = block::IoVector::of(
+      std::span(pieces_).subspan(first_writable() - skipped_pieces_, skipped_pieces_));
+  const size_t part = std::min<size_t>(data.size(), whole.size);
+  whole.copy_from(0, data.first(part));
+  if (part == data.size()) return;
+  block::IoVector{std::span(&cut_, 1), cut_.iov_len}.copy_from(0, data.subspan(part));
 }
 
 VirtQueue::VirtQueue(const VirtQueueConfig& config, Features features, memory::GuestMemory memory)
@@ -173,8 +200,10 @@ bool VirtQueue::take_chain(VirtqElement& element) {
   if (head >= config_.size) return fail("the head of a chain is outside the table");
   element.head_ = head;
   element.first_readable_ = 0;
-  element.readable_pieces_ = element.writable_pieces_ = element.write_ranges_ = 0;
-  element.readable_bytes_ = element.writable_bytes_ = 0;
+  element.readable_pieces_ = element.skipped_pieces_ = element.writable_pieces_ = 0;
+  element.write_ranges_ = 0;
+  element.readable_bytes_ = element.skipped_bytes_ = element.writable_bytes_ = 0;
+  element.cut_ = {};
   element.took_last_ = false;
   uint32_t budget = config_.size;  // descriptors, so that a loop ends
   return walk(element, {Table::Kind::kRing, rings_.descriptors, config_.size}, head, budget);
@@ -251,7 +280,8 @@ void VirtQueue::release(VirtqElement& element) {
 }
 
 void VirtQueue::push(VirtqElement& element, uint32_t written) {
-  RHEA_CHECK(written <= element.writable_bytes_, "more written than there was room for");
+  RHEA_CHECK(written <= element.skipped_bytes_ + element.writable_bytes_,
+             "more written than there was room for");
   uint32_t left = written;
   for (size_t i = 0; i < element.write_ranges_ && left != 0; ++i) {
     const uint32_t part = std::min(left, element.writes_[i].length);

@@ -54,7 +54,7 @@ class VirtqElement {
     return {pieces_.data() + first_readable_, readable_pieces_};
   }
   std::span<const iovec> writable() const {
-    return {pieces_.data() + first_readable_ + readable_pieces_, writable_pieces_};
+    return {pieces_.data() + first_writable(), writable_pieces_};
   }
   uint64_t readable_bytes() const noexcept { return readable_bytes_; }
   uint64_t writable_bytes() const noexcept { return writable_bytes_; }
@@ -69,6 +69,11 @@ class VirtqElement {
   /// The status counts as written by push(), whatever lies before it.
   void skip_readable(uint64_t size);
   std::byte* take_last_writable();
+  /// Takes the first `size` bytes, a response before data, off the writable memory. They are there
+  /// (the caller has checked), and count for push().
+  void skip_writable(uint64_t size);
+  /// Fills what was taken off, from its start; `data` is no larger.
+  void write_skipped(std::span<const std::byte> data) const;
 
   uint16_t head() const noexcept { return head_; }
 
@@ -78,14 +83,20 @@ class VirtqElement {
     uint64_t address;
     uint32_t length;
   };
+  size_t first_writable() const noexcept {
+    return first_readable_ + readable_pieces_ + skipped_pieces_;
+  }
   std::array<iovec, kMaxPieces> pieces_;
   std::array<Range, kMaxPieces> writes_;  // what to mark dirty
   size_t first_readable_ = 0;             // pieces of a header that was skipped
   size_t readable_pieces_ = 0;
+  size_t skipped_pieces_ = 0;  // whole ones, of the writable
   size_t writable_pieces_ = 0;
   size_t write_ranges_ = 0;
+  iovec cut_{};  // what was skipped of the piece behind the whole ones
   bool took_last_ = false;
   uint64_t readable_bytes_ = 0;
+  uint64_t skipped_bytes_ = 0;  // of the writable
   uint64_t writable_bytes_ = 0;
   internal::QueueView* view_ = nullptr;
   uint16_t head_ = 0;

@@ -63,6 +63,10 @@ void VirtioQueue::complete(VirtqElement& element, uint32_t written) {
   device_.request_ended(*this);
 }
 
+void VirtioQueue::show() {
+  if (rings_ != nullptr) device_.show(*this);
+}
+
 void VirtioQueue::reject(VirtqElement& element, const char* reason) {
   rings_->reject(element, reason);
   device_.set_broken(reason);
@@ -281,6 +285,10 @@ void VirtioDevice::config_changed() {
   if ((status_ & bits(kDriverOk)) != 0 && transport_ != nullptr) transport_->config_interrupt();
 }
 
+void VirtioDevice::serve_soon(VirtioQueue& queue) {
+  queue.context_->post([this, &queue] { run(queue); });
+}
+
 void VirtioDevice::post_pause(bool paused) {
   for (const auto& queue : queues_) {
     pauses_.fetch_add(1, std::memory_order_relaxed);
@@ -434,9 +442,13 @@ void VirtioDevice::run(VirtioQueue& queue) {
   }
 }
 
+void VirtioDevice::show(VirtioQueue& queue) {
+  if (queue.rings_->publish() && transport_ != nullptr) transport_->queue_interrupt(queue.index_);
+}
+
 /// At the end of a turn in which requests were completed.
 void VirtioDevice::after(VirtioQueue& queue) {
-  if (queue.rings_->publish() && transport_ != nullptr) transport_->queue_interrupt(queue.index_);
+  show(queue);
   if (queue.starved_) run(queue);
 }
 

@@ -136,11 +136,15 @@ class VirtioDevice {
   virtual void was_reset() REQUIRES(bql) {}
   enum class Served : uint8_t {
     kAll,      ///< took what there was
-    kStarved,  ///< had to leave some: called again when a request of this queue has ended
+    kStarved,  ///< had to leave some: called again when a request of this queue has ended, or by
+               ///< serve_soon()
   };
   /// There may be requests in `queue`: take what there is. The queue's context; not re-entered.
   /// Runs with the driver's notifications off.
   virtual Served serve(VirtioQueue& queue) = 0;
+  /// Has the queue's context serve it, if it runs: what it was starved of is there. Main, at the
+  /// top; the device is realized.
+  void serve_soon(VirtioQueue& queue) REQUIRES(bql);
   /// The queue is to stop: let go what is parked. The queue's context.
   virtual void stopping(VirtioQueue& /*queue*/) {}
   /// The configuration as read_config() shows it has changed.
@@ -183,6 +187,7 @@ class VirtioDevice {
   void pause_here(VirtioQueue& queue, bool paused);
   static void pause_watch(VirtioQueue& queue, bool paused);
   void run(VirtioQueue& queue);
+  void show(VirtioQueue& queue);
   void after(VirtioQueue& queue);
   void request_ended(VirtioQueue& queue);
 

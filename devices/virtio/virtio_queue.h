@@ -28,6 +28,9 @@ class VirtioQueue {
   /// Gives it back; the driver hears of it at the end of the context's turn. Also what the last
   /// request of a stopping queue ends with.
   void complete(VirtqElement& element, uint32_t written);
+  /// The driver is to see now, and not at the turn's end, what was given back: something that it
+  /// hears of elsewhere depends on it.
+  void show();
   /// Instead of complete(), for a request that makes no sense at all: the driver has to reset.
   void reject(VirtqElement& element, const char* reason);
   /// Its driver's reset is under way: what waits gives up. Any thread.
