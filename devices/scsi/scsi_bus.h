@@ -1,17 +1,15 @@
 // ScsiBus: the logical units of one host adapter, and the state of its targets. [SAM-5]
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "devices/scsi/scsi_unit.h"
-#include "util/co_sync.h"
 #include "util/error.h"
 #include "util/main_loop.h"
 #include "util/mutex.h"
@@ -19,7 +17,7 @@
 namespace rhea::devices {
 
 /// What the host adapter does when its bus changes.
-/// Thread: BQL for units that come and go; any for attention().
+/// Thread: BQL for units that come and go; any, with no lock, for unit_changed().
 class ScsiBusListener {
  public:
   virtual ~ScsiBusListener() = default;
@@ -32,20 +30,28 @@ class ScsiBusListener {
 /// Units by address, their requests and their unit attentions.
 ///
 /// All of it is under one lock, taken once as a request begins and once as it ends, never across a
-/// wait: requests of several queues run on several threads, and task management sees them all.
+/// wait nor across a call of a unit: requests of several queues run on several threads, and task
+/// management sees them all. A request lists itself from its coroutine's stack.
+///
+/// Who cancels requests counts, in the same critical section, those that it waits for, and leaves a
+/// note. A request that ends leaves the list in a critical section that looks for such notes. So it
+/// either has gone before it could be counted, or finds the note: no wake-up is lost, and nobody
+/// waits for a request that came later.
 ///
 /// A target is there as long as it has a unit; at its other LUNs it answers for itself: INQUIRY
 /// says that no unit is there, REPORT LUNS lists those that are, other commands get LOGICAL UNIT
-/// NOT SUPPORTED. [SPC-4 6.6.2, 6.35]
+/// NOT SUPPORTED. LUN 0xc101 is the well-known unit that REPORT LUNS may be sent to.
+/// [SPC-4 6.4.1, 6.33]
 ///
 /// Thread: units come and go on main with the BQL; requests and task management on any context.
 /// Owns: a share of each unit. Invariants: destroyed without units.
 class ScsiBus final : private ScsiUnitOwner {
  public:
+  /// The largest numbers, as an initiator sees them.
   struct Limits {
-    uint8_t channels = 1;
-    uint16_t targets = 256;
-    uint16_t luns = 16384;
+    uint8_t max_channel = 0;
+    uint8_t max_target = 255;
+    uint16_t max_lun = 16383;
   };
   /// `name` is what bus= says: "scsi0.0".
   ScsiBus(std::string name, const Limits& limits, MainLoop& loop);
@@ -54,19 +60,21 @@ class ScsiBus final : private ScsiUnitOwner {
   ScsiBus& operator=(const ScsiBus&) = delete;
 
   const std::string& name() const noexcept { return name_; }
+  const Limits& limits() const noexcept { return limits_; }
   /// Before the first unit; null detaches.
   void set_listener(ScsiBusListener* listener) { listener_ = listener; }
 
   /// Where a unit may go, of what the user has said of its place; QEMU's choice of the rest:
-  /// without a target the first that is free, without a LUN the first that is free there. Errors:
-  /// kInvalidArgument, out of the bus's limits; kExists; kResource, all is taken.
+  /// without a target the first where its LUN (0, if none is said) is free, without a LUN the first
+  /// that is free there. Errors, with QEMU's texts: kInvalidArgument, out of the bus's limits;
+  /// kExists; kResource, all is taken.
   struct Place {
     uint64_t channel = 0;
-    std::optional<uint64_t> target, lun;
+    std::optional<uint64_t> target{}, lun{};
   };
   Result<ScsiAddress> choose(const Place& place) const REQUIRES(bql);
-  /// Puts a realized unit where its address says; other units of the target hear that the list of
-  /// LUNs has changed. Errors: kExists.
+  /// Puts a realized unit where its address says, and tells it whose it is; other units of the
+  /// target tell that the list of LUNs has changed. Errors: kExists.
   Result<void> add(std::shared_ptr<ScsiUnit> unit) REQUIRES(bql);
   /// Takes a unit out: nobody finds it any more, its requests are cancelled and waited for.
   /// Errors: kTimeout, one does not end within `patience`: the unit is back where it was, and goes
@@ -84,22 +92,55 @@ class ScsiBus final : private ScsiUnitOwner {
   /// Task management [SAM-5 7]. kNoTarget, kIncorrectLun: nothing is there.
   enum class TaskResult : uint8_t { kComplete, kSucceeded, kNoTarget, kIncorrectLun };
   enum class TaskScope : uint8_t { kTask, kTaskSet };
+  /// Whether a unit is there: kComplete if so.
+  TaskResult find_unit(const ScsiAddress& address) const;
   /// Whether a task, or any task, is under way: kSucceeded if so.
-  TaskResult query(const ScsiAddress& address, TaskScope scope, uint64_t tag);
+  TaskResult query(const ScsiAddress& address, TaskScope scope, uint64_t tag) const;
   /// Cancels a task, or all of a unit, and waits until they have ended.
   TaskResult co_abort(Co& co, const ScsiAddress& address, TaskScope scope, uint64_t tag);
-  /// Cancels all of a unit, and resets it.
+  /// Cancels all of a unit, resets it, and waits likewise.
   TaskResult co_reset_unit(Co& co, const ScsiAddress& address);
   /// The same for each unit of a target (an I_T nexus reset).
   TaskResult co_reset_target(Co& co, const ScsiAddress& address);
-  /// The adapter's reset: cancels all, waits for nothing. Its queues wait for what it has taken.
-  void reset() REQUIRES(bql);
+  /// Cancels the requests that `which` picks, and wakes what is parked; waits for nothing.
+  void cancel(ScsiOutcome::End end, const std::function<bool(const ScsiRequest&)>& which);
+  /// The adapter's reset: cancels all, resets all, waits for nothing.
+  void reset();
 
  private:
+  struct Slot;
+  struct Task;
+  struct Admission;
+  struct Selection;
+  struct Waiter;
+  using Slots = std::vector<Slot*>;
+
   void attention(ScsiUnit& unit, const ScsiSense& sense) override;
 
+  Slot* find(const ScsiAddress& address) const REQUIRES(mutex_);
+  Slot* find_present(const ScsiAddress& address) const REQUIRES(mutex_);
+  bool has_target(const ScsiAddress& address) const REQUIRES(mutex_);
+  TaskResult find_task_set(const ScsiAddress& address, Slot*& slot) const REQUIRES(mutex_);
+  Admission admit(const ScsiAddress& address, Task& task) REQUIRES(mutex_);
+  std::vector<uint16_t> note_luns_read(const ScsiAddress& address) REQUIRES(mutex_);
+  void luns_changed(const ScsiAddress& address) REQUIRES(mutex_);
+  ScsiOutcome carry_out(Co& co, const Admission& admission, Task& task);
+  void end(Task& task);
+  Slots use(const Selection& selection) REQUIRES(mutex_);
+  void let_go(const Slots& slots);
+  TaskResult co_cancel(Co& co, const Selection& selection, ScsiOutcome::End end,
+                       const ScsiSense* reset);
+
   const std::string name_;
+  const Limits limits_;
+  MainLoop& loop_;
   ScsiBusListener* listener_ = nullptr;
+
+  mutable Mutex mutex_{LockRank::kDeviceQueue};
+  std::vector<std::unique_ptr<Slot>> slots_ GUARDED_BY(mutex_);  // by address
+  std::vector<bool> luns_read_ GUARDED_BY(mutex_);               // of each target
+  Waiter* waiters_ GUARDED_BY(mutex_) = nullptr;
+  uint64_t last_serial_ GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace rhea::devices

@@ -1,0 +1,42 @@
+#include "devices/scsi/unit_attentions.h"
+
+#include <algorithm>
+
+namespace rhea::devices {
+namespace {
+
+/// 0 is the strongest.
+enum class Strength : uint8_t { kPowerOn, kBusReset, kUnitReset, kNexusLoss, kOther };
+
+Strength strength_of(const ScsiSense& condition) {
+  constexpr uint8_t kResets = 0x29;
+  if (condition.asc != kResets) return Strength::kOther;
+  if (condition.ascq <= sense::kPowerOn.ascq) return Strength::kPowerOn;
+  if (condition.ascq == sense::kBusReset.ascq) return Strength::kBusReset;
+  return condition.ascq == sense::kNexusLoss.ascq ? Strength::kNexusLoss : Strength::kUnitReset;
+}
+
+}  // namespace
+
+void UnitAttentions::establish(const ScsiSense& condition) {
+  const Strength strength = strength_of(condition);
+  if (strength == Strength::kOther) {
+    if (std::ranges::find(waiting_, condition) == waiting_.end()) waiting_.push_back(condition);
+    return;
+  }
+  std::erase_if(waiting_,
+                [strength](const ScsiSense& other) { return strength_of(other) > strength; });
+  // What is left is as strong or stronger, and says this too.
+  if (waiting_.empty()) waiting_.push_back(condition);
+}
+
+std::optional<ScsiSense> UnitAttentions::take() {
+  if (waiting_.empty()) return std::nullopt;
+  const ScsiSense next = waiting_.front();
+  waiting_.erase(waiting_.begin());
+  return next;
+}
+
+void UnitAttentions::forget(const ScsiSense& condition) { std::erase(waiting_, condition); }
+
+}  // namespace rhea::devices
