@@ -1,0 +1,62 @@
+#include "devices/virtio/virtio_scsi_events.h"
+
+#include <utility>
+
+namespace rhea::devices {
+
+using Kind = VirtioScsiEventKind;
+
+void VirtioScsiEvents::start(uint64_t features) {
+  state_.with([features](State& state) { state = {.features = features, .waiting = {}}; });
+}
+
+void VirtioScsiEvents::stop() {
+  state_.with([](State& state) { state = {}; });
+}
+
+bool VirtioScsiEvents::add(VirtioScsiFeature feature, const VirtioScsiEvent& event) {
+  return state_.with([&](State& state) {
+    if ((state.features.value_or(0) & std::to_underlying(feature)) == 0) return false;
+    if (state.waiting.size() < kMost) {
+      state.waiting.push_back(event);
+    } else {
+      state.missed = true;
+    }
+    return true;
+  });
+}
+
+bool VirtioScsiEvents::add_reset(const ScsiAddress& address, VirtioScsiResetReason reason) {
+  return add(VirtioScsiFeature::kHotplug, {.event = std::to_underlying(Kind::kTransportReset),
+                                           .lun = encode_lun(address),
+                                           .reason = std::to_underlying(reason)});
+}
+
+/// Only for PARAMETERS CHANGED, which a disk says of itself; a CD drive has other ways, and the
+/// driver must not hear of it here. [virtio-1.2 5.6.6.3]
+bool VirtioScsiEvents::add_change(const ScsiAddress& address, const ScsiSense& sense) {
+  constexpr uint8_t kParametersChanged = 0x2a;
+  if (sense.asc != kParametersChanged) return false;
+  return add(VirtioScsiFeature::kChange,
+             {.event = std::to_underlying(Kind::kParameterChange),
+              .lun = encode_lun(address),
+              .reason = static_cast<uint32_t>(sense.asc | sense.ascq << 8)});
+}
+
+bool VirtioScsiEvents::waiting() const {
+  return state_.with([](const State& state) { return !state.waiting.empty(); });
+}
+
+std::optional<VirtioScsiEvent> VirtioScsiEvents::take() {
+  return state_.with([](State& state) -> std::optional<VirtioScsiEvent> {
+    if (state.waiting.empty()) return std::nullopt;
+    VirtioScsiEvent event = state.waiting.front();
+    state.waiting.pop_front();
+    if (std::exchange(state.missed, false)) {
+      event.event = event.event | std::to_underlying(Kind::kMissed);
+    }
+    return event;
+  });
+}
+
+}  // namespace rhea::devices
