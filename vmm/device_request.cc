@@ -44,6 +44,10 @@ const std::string& DeviceRequest::add_part(std::string_view name) {
   return parts_.emplace_back(fmt::format("{}/{}", path_, name));
 }
 
+std::string DeviceRequest::new_bus_name(std::string_view kind) const {
+  return id_.empty() ? fmt::format("{}.{}", kind, bus_number_) : id_ + ".0";
+}
+
 Result<Disk*> DeviceRequest::take_disk(std::string_view driver, const std::string& qdev,
                                        DiskUse::Medium medium) {
   bql.assert_held();

@@ -43,6 +43,8 @@ class DeviceRequest {
  public:
   /// `id` may be empty; `path` is "/machine/peripheral/vd0".
   DeviceRequest(const DeviceHost& host, std::string id, std::string path, OptionTree options);
+  /// The number of the bus of a device without an id, if it brings one along; else 0.
+  void set_bus_number(unsigned number) noexcept { bus_number_ = number; }
   /// Gives back what was taken. The device is quiet, or was never realized.
   ~DeviceRequest();
   DeviceRequest(const DeviceRequest&) = delete;
@@ -61,6 +63,8 @@ class DeviceRequest {
 
   /// The device has a part of that name; its path.
   const std::string& add_part(std::string_view name);
+  /// For a bus of this device: "scsi0.0", or "scsi.3" if it has no id.
+  std::string new_bus_name(std::string_view kind) const;
   /// Others may sit on a bus of this device, as long as that is there.
   void add_bus(std::unique_ptr<DeviceBus> bus) { buses_.push_back(std::move(bus)); }
   /// Takes drive=, rerror=, werror= and write-cache=, and claims the disk. Once the device has a
@@ -82,6 +86,7 @@ class DeviceRequest {
   const DeviceHost host_;
   const std::string id_, path_;
   OptionReader options_;
+  unsigned bus_number_ = 0;
   std::vector<IoThreadUse> iothreads_;
   std::vector<Disk*> disks_;
   std::vector<std::string> parts_;

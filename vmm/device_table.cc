@@ -8,6 +8,7 @@
 
 #include "util/check.h"
 #include "vmm/virtio_blk_pci.h"
+#include "vmm/virtio_scsi_pci.h"
 
 namespace rhea::vmm {
 namespace {
@@ -60,6 +61,8 @@ std::span<const DeviceRow> device_table() {
       DeviceRow{"isa-serial", BusKind::kIsa, "", kIsaSerial, std::monostate()},
       DeviceRow{"virtio-blk-pci", BusKind::kPci, "a disk", virtio_blk_pci_properties(),
                 make_virtio_blk_pci},
+      DeviceRow{"virtio-scsi-pci", BusKind::kPci, "a host adapter for SCSI units",
+                virtio_scsi_pci_properties(), make_virtio_scsi_pci},
   };
   return rows;
 }

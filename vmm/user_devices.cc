@@ -120,6 +120,7 @@ Result<UserDevice*> UserDevices::add(const DeviceConfig& config) {
   auto request =
       std::make_unique<DeviceRequest>(host_, config.id, new_path(config.id), config.options);
   DeviceRequest& made_from = *request;
+  made_from.set_bus_number(next_bus_);
   DeviceBus* bus = TRY(take_bus(*row, made_from.options()));
   std::unique_ptr<UserDevice> device(new UserDevice(*bus, std::move(request)));
   device->place_ = TRY(bus->make(*row, made_from));
@@ -127,6 +128,7 @@ Result<UserDevice*> UserDevices::add(const DeviceConfig& config) {
     return fail(ErrorKind::kInvalidArgument, "Property '{}.{}' not found", row->driver, *unused);
   }
   TRY(device->place_->plug());
+  if (config.id.empty() && !made_from.buses().empty()) ++next_bus_;
   if (!running_) made_from.run_hooks().stopped();
   return devices_.emplace_back(std::move(device)).get();
 }

@@ -80,6 +80,7 @@ class UserDevices final : public VmObserver {
   const std::span<const DeviceRow> table_;
   std::vector<std::unique_ptr<UserDevice>> devices_;
   unsigned next_anonymous_ = 0;
+  unsigned next_bus_ = 0;  // of a device without an id
   bool running_ = false;
 };
 

@@ -11,6 +11,7 @@
 #include "devices/virtio/virtio_pci.h"
 #include "memory/guest_memory.h"
 #include "vmm/device_request.h"
+#include "vmm/virtio_queues.h"
 
 namespace rhea::vmm {
 namespace {
@@ -39,13 +40,6 @@ constexpr std::array kProperties{
     DeviceProperty{"write-cache", "on|off|auto", "(default: on, or what -drive says)"},
     DeviceProperty{"write-zeroes", "bool", "offer writing zeroes (default: on)"},
 };
-
-constexpr unsigned kMostQueues = 64;
-
-Result<void> set_bool(OptionReader& options, std::string_view key, bool& value) {
-  if (const auto given = TRY(options.take_bool(key))) value = *given;
-  return ok();
-}
 
 Result<void> take_block_size(OptionReader& options, std::string_view key, uint32_t& size) {
   constexpr uint64_t kLeast = 512, kMost = 32768;
@@ -111,97 +105,16 @@ Result<uint16_t> take_queue_size(OptionReader& options) {
   return static_cast<uint16_t>(size);
 }
 
-/// One element of iothread-vq-mapping: its queues, or a turn in all if it names none.
-Result<void> map_queues(DeviceRequest& request, OptionReader& element, size_t turn, size_t turns,
-                        std::vector<AioContext*>& queues) {
-  AioContext* context = TRY(request.use_iothread(TRY(element.take_required("iothread"))));
-  const auto listed = TRY(element.take_uints("vqs"));
-  TRY(element.finish());
-  if (!listed) {
-    for (size_t queue = turn; queue < queues.size(); queue += turns) queues[queue] = context;
-    return ok();
-  }
-  for (const uint64_t queue : *listed) {
-    if (queue >= queues.size()) {
-      return fail(ErrorKind::kInvalidArgument,
-                  "vq index {} for iothread-vq-mapping must be less than num-queues {}", queue,
-                  queues.size());
-    }
-    if (queues[queue] != nullptr) {
-      return fail(ErrorKind::kInvalidArgument, "cannot assign vq {} to two iothreads", queue);
-    }
-    queues[queue] = context;
-  }
-  return ok();
-}
-
-Result<void> take_mapping(DeviceRequest& request, std::vector<AioContext*>& queues) {
-  auto elements = TRY(request.options().take_objects("iothread-vq-mapping"));
-  const size_t with_queues = static_cast<size_t>(
-      std::ranges::count_if(elements, [](const OptionReader& e) { return e.has("vqs"); }));
-  if (with_queues != 0 && with_queues != elements.size()) {
-    return fail(ErrorKind::kInvalidArgument,
-                "either all items in iothread-vq-mapping must have vqs or none of them must have "
-                "it");
-  }
-  for (size_t i = 0; i < elements.size(); ++i) {
-    TRY(map_queues(request, elements[i], i, elements.size(), queues));
-  }
-  for (size_t queue = 0; queue < queues.size(); ++queue) {
-    if (queues[queue] != nullptr) continue;
-    return fail(ErrorKind::kInvalidArgument,
-                "missing vq {} IOThread assignment in "
-                "iothread-vq-mapping",
-                queue);
-  }
-  return ok();
-}
-
 /// The context of each queue.
 Result<std::vector<AioContext*>> take_queues(DeviceRequest& request) {
-  OptionReader& options = request.options();
-  const uint64_t count = TRY(options.take_uint("num-queues", 0, 65535)).value_or(1);
+  const uint64_t count = TRY(request.options().take_uint("num-queues", 0, 65535)).value_or(1);
   if (count == 0) {
     return fail(ErrorKind::kInvalidArgument, "num-queues property must be larger than 0");
   }
   if (count > kMostQueues) {
     return fail(ErrorKind::kInvalidArgument, "num-queues must not be above {}", kMostQueues);
   }
-  std::vector<AioContext*> queues(count, nullptr);
-  if (options.has("iothread-vq-mapping")) {
-    if (options.has("iothread")) {
-      return fail(ErrorKind::kInvalidArgument,
-                  "iothread and iothread-vq-mapping properties cannot be set at the same time");
-    }
-    TRY(take_mapping(request, queues));
-    return queues;
-  }
-  AioContext* context = TRY(request.take_iothread());
-  for (AioContext*& queue : queues) queue = context;
-  return queues;
-}
-
-/// How the device's queues change their thread, all to the same. The request is kept as long as the
-/// device.
-DiskMove moves(DeviceRequest& request, devices::VirtioDevice& device) {
-  return {.hold =
-              [&device] {
-                bql.assert_held();
-                return device.hold();
-              },
-          .move =
-              [&device, &request](IoThreadObject* iothread) {
-                bql.assert_held();
-                AioContext& to =
-                    iothread != nullptr ? iothread->context() : request.host().loop.block();
-                device.move_queues(std::vector<AioContext*>(device.queues(), &to));
-                request.now_uses(iothread);
-              },
-          .release =
-              [&device] {
-                bql.assert_held();
-                device.release();
-              }};
+  return take_queue_contexts(request, count, "num-queues");
 }
 
 }  // namespace
@@ -226,18 +139,8 @@ Result<std::shared_ptr<devices::PciDevice>> make_virtio_blk_pci(DeviceRequest& r
       devices::VirtioDevice::Host{.loop = host.loop, .memory = memory::GuestMemory(host.memory)},
       host.storage.graph(), std::move(config), *disk);
   disk->set_backend(&blk->backend());
-  devices::VirtioDevice& device = *blk;
-  request.set_run_hooks({.stopped =
-                             [&device] {
-                               bql.assert_held();
-                               device.machine_stopped();
-                             },
-                         .runs =
-                             [&device] {
-                               bql.assert_held();
-                               device.machine_runs();
-                             }});
-  disk->set_move(moves(request, device));
+  request.set_run_hooks(run_hooks_of(*blk));
+  disk->set_move(moves_of(request, *blk));
   return std::shared_ptr<devices::PciDevice>(
       std::make_shared<devices::VirtioPci>(request.name(), std::move(blk), host.msi, host.loop));
 }
