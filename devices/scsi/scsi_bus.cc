@@ -91,11 +91,13 @@ Result<void> ScsiBus::add(std::shared_ptr<ScsiUnit> unit) {
 Result<void> ScsiBus::remove(ScsiUnit& unit, Nanoseconds patience) {
   const ScsiAddress address = unit.address();
   Slot* slot = nullptr;
+  std::shared_ptr<ScsiUnit> kept;
   {
     MutexLock lock(mutex_);
     slot = find(address);
     RHEA_CHECK(slot != nullptr && slot->unit.get() == &unit && !slot->leaving,
                "'{}' leaves the bus {} where it is not", unit.name(), name_);
+    kept = slot->unit;
     slot->leaving = true;
     slot->cancel_all(ScsiOutcome::End::kAborted);
   }
