@@ -33,16 +33,21 @@ uint32_t allocation_length(const ScsiRequest& request) {
   return 0;
 }
 
-/// As much of `data` as the initiator allows for; that it has the memory was checked.
+constexpr ScsiOutcome kOverrun{.end = ScsiOutcome::End::kOverrun};
+
+/// As much of `data` as the initiator allows for, if it has the memory.
 ScsiOutcome give(ScsiRequest& request, std::span<const std::byte> data) {
   const size_t size = std::min<size_t>(data.size(), allocation_length(request));
+  if (size > request.data_in.size) return kOverrun;
   request.data_in.copy_from(0, data.first(size));
   return ScsiOutcome::good(size);
 }
 
-std::optional<ScsiOutcome> refuse_length(const ScsiRequest& request) {
-  if (allocation_length(request) <= request.data_in.size) return std::nullopt;
-  return ScsiOutcome{.end = ScsiOutcome::End::kOverrun};
+/// Header, and the block of an error. [SPC-4 4.5.2]
+constexpr size_t kDescriptorSenseSize = 8 + 12;
+bool wants_descriptors(const ScsiRequest& request) {
+  constexpr uint8_t kDescriptorFormat = 1;
+  return (request.cdb[1] & kDescriptorFormat) != 0;
 }
 
 /// What a REPORT LUNS lists. [SPC-4 table 274]
@@ -82,7 +87,6 @@ ScsiOutcome standard_inquiry(ScsiRequest& request, uint8_t peripheral) {
 }
 
 ScsiOutcome inquiry(ScsiRequest& request, uint8_t peripheral) {
-  if (auto refused = refuse_length(request)) return *refused;
   constexpr uint8_t kEvpd = 1;
   const bool evpd = (request.cdb[1] & kEvpd) != 0;
   if (request.cdb[2] != 0) return ScsiOutcome::check(sense::kInvalidField);
@@ -112,12 +116,15 @@ bool is_told_attention(Opcode opcode) {
 }
 
 std::optional<ScsiOutcome> refuse(const ScsiRequest& request) {
-  constexpr uint32_t kLeast = 16;  // [SPC-4 6.33]
-  if (opcode_of(request) == Opcode::kReportLuns &&
-      (allocation_length(request) < kLeast || !is_known(select_report(request)))) {
+  if (opcode_of(request) == Opcode::kReportLuns) {
+    constexpr uint32_t kLeast = 16;  // [SPC-4 6.33]
+    if (allocation_length(request) >= kLeast && is_known(select_report(request))) return {};
     return ScsiOutcome::check(sense::kInvalidField);
   }
-  return refuse_length(request);
+  // What is told is told no more: only to one who has room for it.
+  const size_t size = wants_descriptors(request) ? kDescriptorSenseSize : kFixedSenseSize;
+  if (std::min<size_t>(size, allocation_length(request)) > request.data_in.size) return kOverrun;
+  return {};
 }
 
 ScsiOutcome report_luns(ScsiRequest& request, std::span<const uint16_t> luns) {
@@ -135,11 +142,9 @@ ScsiOutcome report_luns(ScsiRequest& request, std::span<const uint16_t> luns) {
 }
 
 ScsiOutcome request_sense(ScsiRequest& request, const ScsiSense& sense) {
-  constexpr uint8_t kDescriptorFormat = 1;
-  std::array<std::byte, 64> data;
-  const size_t size = (request.cdb[1] & kDescriptorFormat) != 0
-                          ? write_descriptor_sense(sense, data)
-                          : write_fixed_sense(sense, data);
+  std::array<std::byte, kDescriptorSenseSize> data;
+  const size_t size = wants_descriptors(request) ? write_descriptor_sense(sense, data)
+                                                 : write_fixed_sense(sense, data);
   return give(request, std::span(data).first(size));
 }
 

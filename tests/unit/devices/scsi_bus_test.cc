@@ -276,7 +276,7 @@ TEST_CASE("ScsiBus: a target answers where it has no unit, and nobody answers fo
 
   FakeRequest inquiry({kInquiry, 0, 0, 0, 36}, 36);
   CHECK(f.outcome_of(inquiry, absent).transferred == 36);
-  CHECK(bytes(inquiry, 5) == std::vector<uint8_t>{0x7f, 0, 5, 0x12, 31});
+  CHECK(bytes(inquiry, 5) == std::vector<uint8_t>{0x7f, 0, 6, 0x12, 31});
   FakeRequest pages({kInquiry, 1, 0, 0, 255}, 255);
   CHECK(f.outcome_of(pages, absent).transferred == 5);
   CHECK(bytes(pages, 5) == std::vector<uint8_t>{0x7f, 0, 0, 1, 0});
