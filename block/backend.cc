@@ -4,6 +4,7 @@
 
 #include "block/graph.h"
 #include "util/check.h"
+#include "util/log.h"
 
 namespace rhea::block {
 namespace {
@@ -15,10 +16,10 @@ constexpr std::array<std::string_view, kRequestKinds> kKindNames{"read", "write"
 
 }  // namespace
 
-TrackedRequest::TrackedRequest(BlockContext& context, const Node& node, RequestKind kind,
+TrackedRequest::TrackedRequest(BlockContext& context, const Origin& origin, RequestKind kind,
                                uint64_t offset, uint64_t size)
     : context_(context),
-      node_(node),
+      origin_(origin),
       kind_(kind),
       offset_(offset),
       size_(size),
@@ -34,11 +35,19 @@ TrackedRequest::~TrackedRequest() {
   (next_ != nullptr ? next_->previous_ : context_.last_) = previous_;
 }
 
+const TrackedRequest* BlockContext::oldest_request(const BlockBackend* of) const noexcept {
+  const TrackedRequest* request = first_;
+  while (request != nullptr && of != nullptr && &request->backend() != of) {
+    request = request->next();
+  }
+  return request;
+}
+
 std::string TrackedRequest::describe(Nanoseconds at) const {
   const double age = std::chrono::duration<double>(at - started_).count();
   const auto kind = kKindNames[static_cast<size_t>(kind_)];
   return fmt::format("request {} on node '{}', a {} of {} bytes at {}, is {:.1f} s old", number_,
-                     node_.name(), kind, size_, offset_, age);
+                     origin_.node.name(), kind, size_, offset_, age);
 }
 
 /// One context's numbers. relaxed everywhere: statistics, they order nothing.
@@ -94,6 +103,19 @@ Result<void> BlockBackend::remove(Gs& gs) {
   return root_.node(gs) != nullptr ? lead_to(gs, nullptr) : ok();
 }
 
+void BlockBackend::remove_idle(Gs& gs) noexcept {
+  if (root_.node(gs) == nullptr) return;
+  RHEA_CHECK(idle(), "'{}' lets go of its node with requests under way", name_);
+  GraphTransaction transaction(gs);
+  transaction.set(root_, nullptr);
+  if (const auto left = transaction.prepare(); !left) {
+    // Giving rights back can not conflict; an image lock that could not be lowered stays as it is.
+    RHEA_LOG(kBlock, kWarn, "taking the node out of '{}': {}", name_, left.error().message());
+  }
+  transaction.commit_unreachable();
+  child_changed(gs, root_);
+}
+
 void BlockBackend::remove_with(GraphTransaction& transaction) { transaction.set(root_, nullptr); }
 
 Result<void> BlockBackend::set_permissions(Gs& gs, Permissions permissions) {
@@ -121,7 +143,7 @@ Result<void> BlockBackend::request(Co& co, RequestKind kind, uint64_t offset, ui
     GraphReadGuard reading(co);
     Node* node = root_.node();
     if (node == nullptr) return fail(ErrorKind::kNotFound, "No medium in '{}'", name_);
-    TrackedRequest tracked(BlockContext::of(co), *node, kind, offset, size);
+    TrackedRequest tracked(BlockContext::of(co), {*this, *node}, kind, offset, size);
     started = tracked.started();
     return body(*node);
   }();

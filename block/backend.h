@@ -33,12 +33,18 @@ class BackendUser {
 enum class RequestKind : uint8_t { kRead, kWrite, kZero, kDiscard, kFlush, kStatus };
 inline constexpr unsigned kRequestKinds = 6;
 
+class BlockBackend;
+
 /// A request under way, on its coroutine's stack, listed in its context. What a drain that ran into
 /// its deadline can name.
 /// Thread: the home thread of the context that it began in: a request ends where it began.
 class TrackedRequest {
  public:
-  TrackedRequest(BlockContext& context, const Node& node, RequestKind kind, uint64_t offset,
+  struct Origin {
+    const BlockBackend& backend;
+    const Node& node;
+  };
+  TrackedRequest(BlockContext& context, const Origin& origin, RequestKind kind, uint64_t offset,
                  uint64_t size);
   ~TrackedRequest();
   TrackedRequest(const TrackedRequest&) = delete;
@@ -47,11 +53,12 @@ class TrackedRequest {
   /// "read of 4096 bytes at 512 (number 17, 5.0 s old) on node 'd0'".
   std::string describe(Nanoseconds now) const;
   Nanoseconds started() const noexcept { return started_; }
+  const BlockBackend& backend() const noexcept { return origin_.backend; }
   TrackedRequest* next() const noexcept { return next_; }
 
  private:
   BlockContext& context_;
-  const Node& node_;
+  const Origin origin_;
   const RequestKind kind_;
   const uint64_t offset_;
   const uint64_t size_;
@@ -97,6 +104,11 @@ class BlockBackend final : public EdgeParent {
   void remove_with(GraphTransaction& transaction);
   /// Takes the node out. Errors: requests that do not end by the deadline.
   Result<void> remove(Gs& gs);
+  /// Whether no request is under way; exact for a user that asks for none.
+  bool idle() const noexcept { return gate_.inside() == 0; }
+  /// Takes the node out of a backend that is idle and stays so. Nobody else's request waits for
+  /// that, and it waits for none: no request can reach the edge any more.
+  void remove_idle(Gs& gs) noexcept;
   /// Leaves the graph for good, without a node: what is left may be destroyed on any thread, later
   /// than the graph.
   void close() noexcept;

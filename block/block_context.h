@@ -12,6 +12,7 @@
 
 namespace rhea::block {
 
+class BlockBackend;
 class TrackedRequest;
 
 namespace internal {
@@ -57,8 +58,8 @@ class BlockContext final : public AioExtension {
   /// Calls `callback` on the home thread: at once if this is it. Any thread.
   void run_at_home(std::move_only_function<void()> callback);
 
-  /// The oldest first. Home thread.
-  TrackedRequest* oldest_request() noexcept { return first_; }
+  /// Of all, or of one backend; null if there is none. Home thread.
+  const TrackedRequest* oldest_request(const BlockBackend* of) const noexcept;
 
  private:
   friend class TrackedRequest;

@@ -220,8 +220,14 @@ Result<void> Graph::change(Gs& gs, const std::function<void(GraphWrite&)>& body,
       deadline);
 }
 
-/// Names the oldest request of all contexts; each context looks at its own.
 Error Graph::deadline_error(Gs& gs, Nanoseconds deadline) {
+  std::string text = oldest_request(gs);
+  if (text.empty()) text = "a user of the block graph does not stop";
+  return fail(ErrorKind::kTimeout, "Requests did not end within {} s: {}",
+              std::chrono::duration_cast<std::chrono::seconds>(deadline).count(), text);
+}
+
+std::string Graph::oldest_request(Gs& gs, const BlockBackend* of) {
   struct Answers {
     bool over = false;  // nobody wants them any more, and contexts and graph may be gone
     size_t missing = 0;
@@ -233,10 +239,10 @@ Error Graph::deadline_error(Gs& gs, Nanoseconds deadline) {
   const std::vector<BlockContext*>& contexts = graph_lock.contexts();
   answers->with([&](Answers& all) { all.missing = contexts.size(); });
   for (BlockContext* context : contexts) {
-    context->aio().post([answers, context, now, this] {
+    context->aio().post([answers, context, of, now, this] {
       answers->with([&](Answers& all) {
         if (all.over) return;
-        const TrackedRequest* request = context->oldest_request();
+        const TrackedRequest* request = context->oldest_request(of);
         if (request != nullptr && request->started() < all.oldest) {
           all.oldest = request->started();
           all.text = request->describe(now);
@@ -250,13 +256,10 @@ Error Graph::deadline_error(Gs& gs, Nanoseconds deadline) {
     return answers->with([](Answers& all) { return all.missing == 0; });
   };
   loop_.waiter().until(gs, all_here, std::chrono::milliseconds(200));
-  std::string text = answers->with([](Answers& all) {
+  return answers->with([](Answers& all) {
     all.over = true;
     return std::exchange(all.text, {});
   });
-  if (text.empty()) text = "a user of the block graph does not stop";
-  return fail(ErrorKind::kTimeout, "Requests did not end within {} s: {}",
-              std::chrono::duration_cast<std::chrono::seconds>(deadline).count(), text);
 }
 
 }  // namespace rhea::block

@@ -138,6 +138,10 @@ class Graph {
   /// can not wait for that (a file is to be unlocked when blockdev-del has answered).
   void close_unused(Gs& gs);
 
+  /// "request 17 on node 'd0', a read of 512 bytes at 0, is 5.0 s old": the oldest under way, of
+  /// all or of one backend. Empty if there is none. Polls: each event loop looks at its own.
+  std::string oldest_request(Gs& gs, const BlockBackend* of = nullptr);
+
   unsigned drained_all() const noexcept { return drained_all_; }
   /// Any thread: something that a drain may wait for has changed.
   void kick() noexcept { loop_.waiter().kick(); }

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -29,6 +30,20 @@ class PciDevice : public Device {
 
   /// Resets the configuration space (so it is unmapped), lowers INTx, and resets the function.
   void reset() final REQUIRES(bql);
+
+  // Leaving a machine that runs, for a device that may have something under way: that ends first,
+  // and nobody waits for it. Main, service context.
+  /// Begins nothing new. From then on `look` is called, on main, whenever idle() may have become
+  /// true.
+  virtual void prepare_to_leave(std::function<void()> look) REQUIRES(bql) { look(); }
+  /// Whether nothing is under way.
+  virtual bool idle() const REQUIRES(bql) { return true; }
+  /// Makes ready for an unrealize() that does not wait. Once idle(). Errors: it was not so.
+  virtual Result<void> leave() REQUIRES(bql) { return ok(); }
+  /// After prepare_to_leave(), and unless leave() went well: it stays, and goes on.
+  virtual void stay() REQUIRES(bql) {}
+  /// What is under way, for messages; empty if that is not known.
+  virtual std::string under_way() REQUIRES(bql) { return {}; }
 
   PciBus* bus() const REQUIRES(bql) { return bus_; }
   unsigned slot() const REQUIRES(bql) { return slot_; }

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "block/graph.h"
-#include "devices/internal/release_backend.h"
 #include "util/log.h"
 
 namespace rhea::devices {
@@ -137,9 +136,27 @@ Result<void> VirtioBlk::realize() {
 
 void VirtioBlk::unrealize() {
   VirtioDevice::unrealize();
-  backend_.set_user(nullptr);
-  internal::release_backend(loop().gs(), backend_);
+  // Its own requests have ended; the machine's flush may be under way.
+  loop().waiter().until(loop().gs(), [this] { return backend_.idle(); });
+  let_go_of_disk();
+  backend_.close();
 }
+
+void VirtioBlk::let_go_of_disk() {
+  backend_.set_user(nullptr);
+  backend_.remove_idle(loop().gs());
+}
+
+bool VirtioBlk::idle() const { return VirtioDevice::idle() && backend_.idle(); }
+
+Result<void> VirtioBlk::leave() {
+  TRY(VirtioDevice::leave());
+  if (!backend_.idle()) return fail(ErrorKind::kTimeout, "'{}' is being flushed", id());
+  let_go_of_disk();
+  return ok();
+}
+
+std::string VirtioBlk::under_way() { return graph_.oldest_request(loop().gs(), &backend_); }
 
 uint64_t VirtioBlk::device_features() const {
   uint64_t features = bit_of(BlkFeature::kSegMax) | bit_of(BlkFeature::kBlkSize) |

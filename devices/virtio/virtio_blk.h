@@ -57,6 +57,9 @@ class VirtioBlk final : public VirtioDevice, private block::BackendUser {
 
   Result<void> realize() override REQUIRES(bql);
   void unrealize() override REQUIRES(bql);
+  bool idle() const override REQUIRES(bql);
+  Result<void> leave() override REQUIRES(bql);
+  std::string under_way() override REQUIRES(bql);
   /// Requests that an error has stopped are made again.
   void machine_runs() override REQUIRES(bql);
 
@@ -86,6 +89,7 @@ class VirtioBlk final : public VirtioDevice, private block::BackendUser {
   template <class F>
   Status attempt(Co& co, VirtioQueue& queue, IoError::Operation kind, F&& operation);
   bool range_ok(Co& co, uint64_t sector, uint64_t bytes, block::RequestKind kind);
+  void let_go_of_disk() REQUIRES(bql);
 
   block::Graph& graph_;
   const VirtioBlkConfig config_;

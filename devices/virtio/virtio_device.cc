@@ -82,6 +82,7 @@ void VirtioQueue::park() {
   // release: pairs with the acquire in busy()
   requests_.store(requests_.load(std::memory_order_relaxed) - 1, std::memory_order_release);
   device_.host_.loop.waiter().kick();
+  if (reports_ && requests_.load(std::memory_order_relaxed) == 0) device_.service_bh_->schedule();
 }
 
 VirtioDevice::~VirtioDevice() = default;
@@ -266,6 +267,7 @@ void VirtioDevice::reset_now() {
 
 void VirtioDevice::serve_main() {
   complete_resets();
+  if (look_) look_();
   const char* reason = broken_.exchange(nullptr, std::memory_order_acquire);
   if (reason == nullptr || resetting_ || status_ == 0) return;
   RHEA_LOG(kDevices, kDebug, "{}: the driver broke it and has to reset it: {}", id_, reason);
@@ -348,6 +350,43 @@ Result<void> VirtioDevice::wait_until_quiet() {
   });
   if (!parked.load(std::memory_order_relaxed)) return ok();
   return fail(ErrorKind::kBusy, "Requests of '{}' wait for the machine to go on", id_);
+}
+
+void VirtioDevice::post_reports(bool reports) {
+  for (const auto& queue : queues_) {
+    queue->context_->post([this, q = queue.get(), reports] {
+      q->reports_ = reports;
+      if (reports) service_bh_->schedule();
+    });
+  }
+}
+
+void VirtioDevice::prepare_to_leave(std::function<void()> look) {
+  RHEA_CHECK(!look_, "{} prepares to leave twice", id_);
+  look_ = std::move(look);
+  pause();
+  post_reports(true);  // behind the pause: the first report finds that acknowledged
+}
+
+bool VirtioDevice::idle() const { return !stops_pending() && !busy(); }
+
+Result<void> VirtioDevice::leave() {
+  begin_reset();
+  const auto quiet = [this] { return !stops_pending() && !busy(); };
+  if (!host_.loop.waiter().until(host_.loop.gs(), quiet, kLeavePatience)) {
+    return fail(ErrorKind::kTimeout, "Requests of '{}' did not end within {} s", id_,
+                std::chrono::duration_cast<std::chrono::seconds>(kLeavePatience).count());
+  }
+  on_contexts([](VirtioQueue&) {});  // as in unrealize()
+  complete_resets();
+  return ok();
+}
+
+void VirtioDevice::stay() {
+  RHEA_CHECK(look_, "{} stays without having prepared to leave", id_);
+  look_ = nullptr;
+  post_reports(false);
+  resume();
 }
 
 void VirtioDevice::move_queues(std::span<AioContext* const> contexts) {

@@ -9,6 +9,7 @@
 //                 context has stopped its queues and their requests have ended; then main completes
 //                 it (G26). A vCPU never waits.
 //   drain         main posts "pause"; a drain polls until all have paused (G17)
+//   leave         main posts "pause" and "report"; a context tells main when nothing is under way
 //   move          main pauses, waits for what was taken, and posts "leave" to the old contexts,
 //   then
 //                 "enter" to the new ones
@@ -118,6 +119,23 @@ class VirtioDevice {
   /// Moves the queues of a device that is held to these contexts, one for each, under a driver that
   /// runs. Main, at the top.
   void move_queues(std::span<AioContext* const> contexts) REQUIRES(bql);
+
+  // Leaving a machine that runs: what is under way ends first, and nobody waits for that. Main, at
+  // the top.
+  /// Takes no more. From then on `look` is called, on main, whenever idle() may have become true.
+  void prepare_to_leave(std::function<void()> look) REQUIRES(bql);
+  /// Whether nothing is under way, or nothing but requests that wait for the machine to go on.
+  virtual bool idle() const REQUIRES(bql);
+  /// Gives up what waits, and lets go of what was taken on realize() that others may want:
+  /// unrealize() will not wait. Once idle(). Errors: kTimeout, a request began again and does not
+  /// end within kLeavePatience; it has been reset then, or will have been once that ends.
+  virtual Result<void> leave() REQUIRES(bql);
+  static constexpr Nanoseconds kLeavePatience = std::chrono::seconds(1);
+  /// After prepare_to_leave(), and unless leave() went well: it stays, and goes on.
+  void stay() REQUIRES(bql);
+  /// The oldest request, for messages; empty if none is known. Polls.
+  virtual std::string under_way() REQUIRES(bql) { return {}; }
+
   /// The machine stops: takes nothing from the rings until it runs again.
   virtual void machine_stopped() REQUIRES(bql) { pause(); }
   virtual void machine_runs() REQUIRES(bql) { resume(); }
@@ -169,6 +187,7 @@ class VirtioDevice {
   bool accept_features() REQUIRES(bql);
   void serve_main() REQUIRES(bql);
   void post_pause(bool paused) REQUIRES(bql);
+  void post_reports(bool reports) REQUIRES(bql);
   template <class F>
   void on_contexts(F&& body) REQUIRES(bql);
   Result<void> wait_until_quiet() REQUIRES(bql);
@@ -206,7 +225,8 @@ class VirtioDevice {
   std::atomic<unsigned> stops_{0};   // asked for and not acknowledged
   std::atomic<unsigned> pauses_{0};  // likewise
   std::atomic<const char*> broken_{nullptr};
-  std::unique_ptr<Bh> service_bh_;  // completes resets, tells of a broken driver
+  std::function<void()> look_ GUARDED_BY(bql);  // set while it prepares to leave
+  std::unique_ptr<Bh> service_bh_;              // completes resets, tells of a broken driver
 };
 
 }  // namespace rhea::devices

@@ -70,6 +70,14 @@ class VirtioPci final : public PciDevice, private VirtioTransport {
 
   VirtioDevice& device() noexcept { return *device_; }
 
+  void prepare_to_leave(std::function<void()> look) override REQUIRES(bql) {
+    device_->prepare_to_leave(std::move(look));
+  }
+  bool idle() const override REQUIRES(bql) { return device_->idle(); }
+  Result<void> leave() override REQUIRES(bql) { return device_->leave(); }
+  void stay() override REQUIRES(bql) { device_->stay(); }
+  std::string under_way() override REQUIRES(bql) { return device_->under_way(); }
+
  private:
   /// One structure's page.
   struct Window final : memory::IoHandler {

@@ -66,6 +66,7 @@ class VirtioQueue {
   std::atomic<bool> stopping_{false};  // others read it
   bool in_pass_ = false;
   bool starved_ = false;
+  bool reports_ = false;               // tells main whenever nothing is under way
   uint32_t taken_ = 0;                 // requests taken and not completed
   std::atomic<uint32_t> requests_{0};  // of these, those not parked; others read it
 };
