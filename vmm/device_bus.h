@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,7 +24,9 @@ std::string_view to_string(BusKind kind) noexcept;
 
 /// A device in its place on a bus.
 ///
-///   made -> plug() -> [stop()] -> unplug() -> destroyed
+///   made -> plug() -> [prepare_to_leave() -> idle() -> leave()] -> unplug() -> destroyed
+///                                 |           |         | fails
+///                                 +-----------+- stay() +
 ///
 /// Thread: main, service context, BQL held. Owns: a share of the device.
 class BusDevice {
@@ -34,10 +37,15 @@ class BusDevice {
 
   /// Realizes the device and shows it to the guest. Errors: nothing of it is left there then.
   virtual Result<void> plug() REQUIRES(bql) = 0;
-  /// Takes no more requests, and ends those under way. The next is unplug(). Main, at the top.
-  /// Errors: one does not end in time; the device goes on as if nothing had been asked then.
-  virtual Result<void> stop() REQUIRES(bql) = 0;
-  /// Hides the device from the guest and unrealizes it. Without stop() it waits for requests as
+
+  // Leaving a machine that runs, see PciDevice.
+  virtual void prepare_to_leave(std::function<void()> look) REQUIRES(bql) = 0;
+  virtual bool idle() const REQUIRES(bql) = 0;
+  /// With it what sits on its buses comes to rest. Main, at the top.
+  virtual Result<void> leave() REQUIRES(bql) = 0;
+  virtual void stay() REQUIRES(bql) = 0;
+
+  /// Hides the device from the guest and unrealizes it. Without leave() it waits for requests as
   /// long as they take. Main, at the top.
   virtual void unplug() REQUIRES(bql) = 0;
   /// By which the guest is asked to let the device go; none: it need not be asked.

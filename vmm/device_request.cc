@@ -44,6 +44,15 @@ const std::string& DeviceRequest::add_part(std::string_view name) {
   return parts_.emplace_back(fmt::format("{}/{}", path_, name));
 }
 
+std::string DeviceRequest::under_way() const {
+  for (const Disk* disk : disks_) {
+    if (disk->backend() == nullptr) continue;
+    std::string request = host_.storage.graph().oldest_request(host_.loop.gs(), disk->backend());
+    if (!request.empty()) return request;
+  }
+  return {};
+}
+
 std::string DeviceRequest::new_bus_name(std::string_view kind) const {
   return id_.empty() ? fmt::format("{}.{}", kind, bus_number_) : id_ + ".0";
 }

@@ -81,6 +81,8 @@ class DeviceRequest {
   /// As long as the device is there. A machine that is made has stopped.
   void set_run_hooks(RunHooks hooks) { hooks_ = std::move(hooks); }
   const RunHooks& run_hooks() const noexcept { return hooks_; }
+  /// The oldest request to its disks, for messages; empty if there is none. Polls.
+  std::string under_way() const REQUIRES(bql);
 
  private:
   const DeviceHost host_;

@@ -13,6 +13,14 @@ ReplyJson name_of(const DeviceRequest& request) {
   return json;
 }
 
+/// "what is wrong: the oldest request".
+std::string with_request(std::string what, const std::string& request) {
+  return request.empty() ? what : what + ": " + request;
+}
+
+constexpr std::string_view kStillBusy =
+    "the guest has let it go, and what it has under way has not ended";
+
 }  // namespace
 
 std::string_view to_string(Hotplug::State state) noexcept {
@@ -35,7 +43,7 @@ Hotplug::Hotplug(const Parts& parts)
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
     slots_[slot].timer = std::make_unique<Timer>(parts_.timers, [this, slot] {
       bql.assert_held();
-      give_up(slot);
+      time_is_up(slot);
     });
   }
   parts_.registers.set_eject([this](uint32_t slots) {
@@ -47,6 +55,7 @@ Hotplug::Hotplug(const Parts& parts)
 Hotplug::~Hotplug() {
   bql.assert_held();
   parts_.registers.set_eject(nullptr);
+  for (unsigned slot = 0; slot < slots_.size(); ++slot) stop_leaving(slot);
 }
 
 Result<void> Hotplug::add(const DeviceConfig& config) {
@@ -63,7 +72,10 @@ Result<void> Hotplug::request_removal(std::string_view name) {
   if (device == nullptr) return fail(ErrorKind::kNotFound, "Device '{}' not found", name);
   const unsigned number = device->hotplug_slot().value();
   Slot& slot = slots_[number];
-  if (slot.state == State::kPending && parts_.timers.clock().now() - slot.since < kRepeatAfter) {
+  const bool just_asked =
+      slot.state == State::kPending && parts_.timers.clock().now() - slot.since < kRepeatAfter;
+  // A guest that has let it go has no more to say.
+  if (just_asked || slot.leaving) {
     return fail(ErrorKind::kBusy, "Device {} is already in the process of unplug", name);
   }
   set_state(number, State::kPending);
@@ -75,59 +87,91 @@ Result<void> Hotplug::request_removal(std::string_view name) {
 void Hotplug::set_state(unsigned slot, std::optional<State> state) {
   slots_[slot].state = state;
   slots_[slot].since = parts_.timers.clock().now();
+  slots_[slot].reason.clear();
   slots_[slot].timer->cancel();
 }
 
-/// On whatever thread the guest's store came from: nothing is done to a device here.
+/// On whatever thread the guest's store came from: nothing is done to a device here. An empty slot
+/// has nothing to eject, whatever is plugged into it before main looks.
 void Hotplug::slots_ejected(uint32_t slots) {
-  ejected_ |= slots;
+  for (unsigned slot = 0; slot < slots_.size(); ++slot) {
+    const uint32_t bit = uint32_t{1} << slot;
+    if ((slots & bit) != 0 && parts_.devices.at_slot(slot) != nullptr) ejected_ |= bit;
+  }
   serve_bh_.schedule();
 }
 
 void Hotplug::serve() {
   const uint32_t slots = std::exchange(ejected_, 0);
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
-    if ((slots >> slot & 1) != 0) take_out(slot);
+    if ((slots >> slot & 1) != 0) begin_to_leave(slot);
+    if (slots_[slot].leaving && parts_.devices.at_slot(slot)->idle()) take_out(slot);
   }
   for (const auto& [event, data] : std::exchange(events_, {})) {
     if (publisher_) publisher_(event, data);
   }
 }
 
-void Hotplug::take_out(unsigned slot) {
+/// Main is free meanwhile: how long a disk takes to answer is nobody else's business.
+void Hotplug::begin_to_leave(unsigned slot) {
   UserDevice* device = parts_.devices.at_slot(slot);
-  if (device == nullptr) return;  // nothing is there, or nothing that may go
+  if (device == nullptr || slots_[slot].leaving) return;
+  parts_.registers.forget(slot);
+  set_state(slot, State::kPending);
+  slots_[slot].leaving = true;
+  slots_[slot].timer->arm_after(parts_.patience);
+  device->prepare_to_leave([this] { serve_bh_.schedule(); });
+}
+
+void Hotplug::take_out(unsigned slot) {
+  UserDevice& device = *parts_.devices.at_slot(slot);
   std::vector<std::pair<std::string, ReplyJson>> told;
-  for (const UserDevice* leaving : parts_.devices.leaving_with(*device)) {
+  for (const UserDevice* leaving : parts_.devices.leaving_with(device)) {
     const DeviceRequest& request = leaving->request();
     for (const std::string& path : request.parts()) {
       told.emplace_back("DEVICE_DELETED", ReplyJson{{"path", path}});
     }
     told.emplace_back("DEVICE_DELETED", name_of(request));
   }
-  if (!parts_.devices.remove(*device)) return;
+  if (const auto removed = parts_.devices.remove(device); !removed) {
+    return keep(slot, with_request(removed.error().message(), parts_.devices.under_way(device)));
+  }
   parts_.registers.forget(slot);
+  slots_[slot].leaving = false;
   set_state(slot, std::nullopt);
   for (auto& event : told) events_.push_back(std::move(event));
 }
 
-std::string Hotplug::reason() const {
-  return fmt::format(
-      "the guest did not let it go within {} s: it may have refused, be busy, or not look for such "
-      "requests",
-      parts_.patience.count());
+void Hotplug::stop_leaving(unsigned slot) {
+  if (std::exchange(slots_[slot].leaving, false)) parts_.devices.at_slot(slot)->stay();
 }
 
-/// The guest did not answer: it is not to find the request later.
-void Hotplug::give_up(unsigned slot) {
-  parts_.registers.forget(slot);
+/// The device stays, and whoever asked for it hears why.
+void Hotplug::keep(unsigned slot, std::string reason) {
+  stop_leaving(slot);
+  parts_.registers.forget(slot);  // the guest is not to find the request later
   set_state(slot, State::kTimedOut);
   const UserDevice* device = parts_.devices.at_slot(slot);
-  RHEA_CHECK(device != nullptr, "an unplug of slot {} times out without a device", slot);
+  RHEA_CHECK(device != nullptr, "an unplug of slot {} fails without a device", slot);
   ReplyJson data = name_of(device->request());
-  data["reason"] = reason();
+  data["reason"] = reason;
+  slots_[slot].reason = std::move(reason);
   events_.emplace_back("DEVICE_UNPLUG_GUEST_ERROR", std::move(data));
   serve_bh_.schedule();
+}
+
+void Hotplug::time_is_up(unsigned slot) {
+  if (!slots_[slot].leaving) {
+    return keep(slot, fmt::format("the guest did not let it go within {} s: it may have refused, "
+                                  "be busy, or not look for such requests",
+                                  parts_.patience.count()));
+  }
+  UserDevice* device = parts_.devices.at_slot(slot);
+  if (device->idle()) return serve_bh_.schedule();  // without having said so, but in time
+  keep(slot, with_request(fmt::format("the guest let it go, but what it has under way did not end "
+                                      "within {} s",
+                                      parts_.patience.count()),
+                          parts_.devices.under_way(*device)));
 }
 
 std::vector<Hotplug::Status> Hotplug::query() const {
@@ -135,24 +179,27 @@ std::vector<Hotplug::Status> Hotplug::query() const {
   const Nanoseconds now = parts_.timers.clock().now();
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
     const UserDevice* device = parts_.devices.at_slot(slot);
-    const auto& [state, since, timer] = slots_[slot];
-    if (device == nullptr || !state) continue;
-    if (state == State::kPlugging && !parts_.registers.announces(slot)) continue;
+    const Slot& about = slots_[slot];
+    if (device == nullptr || !about.state) continue;
+    if (about.state == State::kPlugging && !parts_.registers.announces(slot)) continue;
     all.push_back({.id = device->request().name(),
                    .slot = slot,
-                   .state = *state,
-                   .since = now - since,
-                   .reason = state == State::kTimedOut ? reason() : std::string()});
+                   .state = *about.state,
+                   .since = now - about.since,
+                   .reason = about.leaving ? std::string(kStillBusy) : about.reason});
   }
   return all;
 }
 
 /// The vCPUs stand still, and the guest that comes finds them gone; the events follow the reset's.
+/// One that is busy even after its reset stays: that guest is not to lose what it has found.
 void Hotplug::was_reset(Cause) {
   bql.assert_held();
+  ejected_ = 0;  // said by the guest that has gone
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
-    if (slots_[slot].state == State::kPending) take_out(slot);
+    const bool asked = slots_[slot].state == State::kPending;
     if (slots_[slot].state) set_state(slot, std::nullopt);
+    if (asked) take_out(slot);
   }
   serve_bh_.schedule();
 }

@@ -30,11 +30,14 @@ namespace rhea::vmm {
 ///   device_del   latches the slot in the registers and raises the event; returns
 ///   guest        ejects: a store to a port, on a vCPU, inside an RCU read section. It is latched
 ///                here, and a bottom half of the service context scheduled
+///   main         lets the device end what it has under way, and goes on with other things
 ///   main         takes the device out and tells: each part's path, then the device with its id.
 ///                From then on all names are free
 ///
 /// A guest that does not answer is not waited for: after the patience a request is given up, the
-/// device stays as it was, and the event says so. A guest may let a device go that nobody asks for.
+/// device stays as it was, and the event says so. The same goes for a disk that does not answer,
+/// from the eject on: the guest finds the device again when it scans its bus. A guest may let a
+/// device go that nobody asks for.
 ///
 /// Thread: main, service context, BQL held; slots_ejected() anywhere with the BQL.
 class Hotplug final : public VmObserver {
@@ -86,14 +89,18 @@ class Hotplug final : public VmObserver {
   struct Slot {
     std::optional<State> state;
     Nanoseconds since{0};
+    std::string reason;    // why it timed out
+    bool leaving = false;  // the guest has let it go, and what it has under way is to end
     std::unique_ptr<Timer> timer;
   };
   void slots_ejected(uint32_t slots) REQUIRES(bql);
   void serve() REQUIRES(bql);
+  void begin_to_leave(unsigned slot) REQUIRES(bql);
   void take_out(unsigned slot) REQUIRES(bql);
+  void keep(unsigned slot, std::string reason) REQUIRES(bql);
+  void stop_leaving(unsigned slot) REQUIRES(bql);
   void set_state(unsigned slot, std::optional<State> state) REQUIRES(bql);
-  void give_up(unsigned slot) REQUIRES(bql);
-  std::string reason() const;
+  void time_is_up(unsigned slot) REQUIRES(bql);
 
   const Parts parts_;
   Publisher publisher_;

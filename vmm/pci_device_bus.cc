@@ -42,7 +42,12 @@ class PciBusDevice final : public BusDevice {
     if (!added) device_->unrealize();
     return added;
   }
-  Result<void> stop() override REQUIRES(bql) { return ok(); }
+  void prepare_to_leave(std::function<void()> look) override REQUIRES(bql) {
+    device_->prepare_to_leave(std::move(look));
+  }
+  bool idle() const override REQUIRES(bql) { return device_->idle(); }
+  Result<void> leave() override REQUIRES(bql) { return device_->leave(); }
+  void stay() override REQUIRES(bql) { device_->stay(); }
   /// The guest can not reach it first, then it ends what it has under way.
   void unplug() override REQUIRES(bql) {
     bus_.remove(*device_);

@@ -24,15 +24,19 @@ class ScsiBusDevice final : public BusDevice {
     on_bus_ = added.has_value();
     return added;
   }
-  Result<void> stop() override REQUIRES(bql) {
+  // Its requests are cancelled and do not take long, unless the host does not answer.
+  void prepare_to_leave(std::function<void()>) override REQUIRES(bql) {}
+  bool idle() const override REQUIRES(bql) { return true; }
+  Result<void> leave() override REQUIRES(bql) {
     TRY(bus_.remove(*unit_));
     on_bus_ = false;
     return ok();
   }
+  void stay() override REQUIRES(bql) {}
   void unplug() override REQUIRES(bql) {
     while (on_bus_) {
-      if (const auto stopped = stop(); !stopped) {
-        RHEA_LOG(kVmm, kWarn, "{} can not go yet: {}", unit_->name(), stopped.error().message());
+      if (const auto left = leave(); !left) {
+        RHEA_LOG(kVmm, kWarn, "{} can not go yet: {}", unit_->name(), left.error().message());
       }
     }
     unit_->unrealize();

@@ -40,8 +40,7 @@ void UserDevices::unplug(UserDevice& device) {
 }
 
 Result<void> UserDevices::remove(UserDevice& device) {
-  // With the device what sits on its buses comes to rest too.
-  TRY(device.place_->stop());
+  TRY(device.place_->leave());
   for (UserDevice* leaving : leaving_with(device)) unplug(*leaving);
   return ok();
 }
@@ -59,6 +58,13 @@ void UserDevices::append_leaving(UserDevice& device, std::vector<UserDevice*>& l
     if (sits_on_it) append_leaving(*other, leaving);
   }
   leaving.push_back(&device);
+}
+
+std::string UserDevices::under_way(UserDevice& device) const {
+  for (const UserDevice* leaving : leaving_with(device)) {
+    if (std::string request = leaving->request().under_way(); !request.empty()) return request;
+  }
+  return {};
 }
 
 UserDevice* UserDevices::find(std::string_view name) const noexcept {

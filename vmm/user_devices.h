@@ -1,6 +1,7 @@
 // UserDevices: the devices that -device asked for.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -24,8 +25,13 @@ class UserDevice {
  public:
   /// What it was made from.
   const DeviceRequest& request() const noexcept { return *request_; }
-  /// See BusDevice.
+  // See BusDevice.
   std::optional<unsigned> hotplug_slot() const REQUIRES(bql) { return place_->hotplug_slot(); }
+  void prepare_to_leave(std::function<void()> look) REQUIRES(bql) {
+    place_->prepare_to_leave(std::move(look));
+  }
+  bool idle() const REQUIRES(bql) { return place_->idle(); }
+  void stay() REQUIRES(bql) { place_->stay(); }
 
  private:
   friend class UserDevices;
@@ -55,14 +61,16 @@ class UserDevices final : public VmObserver {
   /// Makes, realizes and plugs in a device. Errors: nothing of it is left then.
   Result<UserDevice*> add(const DeviceConfig& config) REQUIRES(bql);
   /// Takes a device out with all that sit on its buses, and gives back what they had: their ids,
-  /// disks and iothreads may be used at once. Main, at the top. Errors: as BusDevice::stop(); all
+  /// disks and iothreads may be used at once. Main, at the top. Errors: as BusDevice::leave(); all
   /// are where they were then.
   Result<void> remove(UserDevice& device) REQUIRES(bql);
   /// What remove() takes out, in its order: the device itself is the last.
   std::vector<UserDevice*> leaving_with(UserDevice& device) const;
+  /// The oldest request of these, for messages; empty if there is none. Polls.
+  std::string under_way(UserDevice& device) const REQUIRES(bql);
   /// By id, or by path ("/machine/peripheral-anon/device[0]"); null if there is none.
   UserDevice* find(std::string_view name) const noexcept;
-  /// By BusDevice::hotplug_slot(); null if there is none.
+  /// By BusDevice::hotplug_slot(); null if there is none. Any thread.
   UserDevice* at_slot(unsigned slot) const REQUIRES(bql);
 
   void stopped() override;

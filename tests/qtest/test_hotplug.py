@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import random
 import time
-from typing import Any, Iterator
+from typing import Iterator
 
 import pytest
+from hotplug import (ACPI_INDEX, ASKED, BUS, DOWN, EJECT, GPE_ENABLE, GPE_STATUS, HOTPLUG_EVENT,
+                     PATIENCE_NS, REMOVABLE, SLOTS, TOLD, UP, deleted, eject, plug, refused, states,
+                     told)
 from qtest import Machine
 from virtio import SECTOR, BlkStatus, BlkType, Ram, find_disks, scan
-
-UP, DOWN, EJECT, REMOVABLE, BUS, ACPI_INDEX, ASKED = (0xAE00 + 4 * i for i in range(7))
-GPE_STATUS, GPE_ENABLE = 0xAFE0, 0xAFE2
-HOTPLUG_EVENT = 1 << 1
-SLOTS = range(2, 32)
-PATIENCE_NS = 30_000_000_000
-TOLD = ("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
-
 
 @pytest.fixture
 def machine(tmp_path: pathlib.Path) -> Iterator[Machine]:
@@ -29,42 +23,6 @@ def machine(tmp_path: pathlib.Path) -> Iterator[Machine]:
         yield started
         started.qmp.execute("quit")
         assert started.process.wait() == 0, started.process.stderr
-
-
-def plug(machine: Machine, name: str, node: str, **more: Any) -> None:
-    machine.qmp.execute("device_add", driver="virtio-blk-pci", id=name, drive=node, **more)
-
-
-def refused(machine: Machine, command: str, **arguments: Any) -> str:
-    with pytest.raises(AssertionError) as caught:
-        machine.qmp.execute(command, **arguments)
-    return str(caught.value)
-
-
-def eject(machine: Machine, slot: int) -> None:
-    machine.outl(BUS, 0)
-    machine.outl(EJECT, 1 << slot)
-
-
-def told(machine: Machine, count: int) -> list[tuple[str, dict[str, Any]]]:
-    """The next `count` events about devices."""
-    qmp, found = machine.qmp, []
-    while len(found) < count:
-        event = qmp.events.pop(0) if qmp.events else json.loads(qmp.line.read_line())
-        if event["event"] in TOLD:
-            found.append((event["event"], event["data"]))
-    return found
-
-
-def deleted(name: str) -> list[tuple[str, dict[str, str]]]:
-    path = f"/machine/peripheral/{name}"
-    return [("DEVICE_DELETED", {"path": f"{path}/virtio-backend"}),
-            ("DEVICE_DELETED", {"device": name, "path": path})]
-
-
-def states(machine: Machine) -> list[tuple[str, int, str]]:
-    return [(row["id"], row["slot"], row["state"])
-            for row in machine.qmp.execute("x-query-hotplug")]
 
 
 def test_the_registers_of_a_machine_where_nothing_happened(machine: Machine) -> None:

@@ -28,7 +28,10 @@ Result<void> perform(const std::string& what) {
 struct FakePlace final : BusDevice {
   explicit FakePlace(std::string called) : name(std::move(called)) {}
   Result<void> plug() override REQUIRES(bql) { return perform("plug " + name); }
-  Result<void> stop() override REQUIRES(bql) { return perform("stop " + name); }
+  void prepare_to_leave(std::function<void()>) override REQUIRES(bql) {}
+  bool idle() const override REQUIRES(bql) { return true; }
+  Result<void> leave() override REQUIRES(bql) { return perform("leave " + name); }
+  void stay() override REQUIRES(bql) {}
   void unplug() override REQUIRES(bql) { done.push_back("unplug " + name); }
   std::optional<unsigned> hotplug_slot() const override REQUIRES(bql) { return std::nullopt; }
   const std::string name;
@@ -128,7 +131,7 @@ TEST_CASE("DeviceTree: what sits on a device's bus goes before the device", "[us
   CHECK(take_done() == Strings{"unplug a.0/u2", "unplug a.0/u0", "unplug a"});
   for (const char* gone : {"a", "u0", "u2"}) CHECK(f.devices().find(gone) == nullptr);
   CHECK(f.unplug("u1") == "no error");
-  CHECK(take_done() == Strings{"stop b.0/u1", "unplug b.0/u1"});
+  CHECK(take_done() == Strings{"leave b.0/u1", "unplug b.0/u1"});
   // All the names are free.
   for (const char* device : {"adapter,id=a", "unit,id=u0,bus=a.0", "unit,id=u1,bus=b.0,lun=1"}) {
     CHECK(f.plug(device) == "no error");
@@ -143,8 +146,8 @@ TEST_CASE("DeviceTree: a device whose requests do not end stays", "[userdevices]
   REQUIRE(f.plug("adapter,id=a") == "no error");
   REQUIRE(f.plug("unit,id=u0") == "no error");
   take_done();
-  failing = "stop a.0/u0";
-  CHECK(f.unplug("u0") == "stop a.0/u0 does not end");
+  failing = "leave a.0/u0";
+  CHECK(f.unplug("u0") == "leave a.0/u0 does not end");
   CHECK(take_done().empty());
   CHECK(f.plug("adapter,id=u0") == "Duplicate device ID 'u0'");
   failing.clear();
