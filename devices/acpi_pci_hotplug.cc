@@ -33,6 +33,7 @@ void AcpiPciHotplug::do_unrealize() {
 }
 
 void AcpiPciHotplug::device_came(unsigned slot) {
+  taken_[slot].earlier = taken_[slot].all;
   up_ |= bit_of(slot);
   raise();
 }
@@ -53,10 +54,33 @@ void AcpiPciHotplug::event_enabled() {
   if ((up_ | asked_) != 0) raise();
 }
 
-void AcpiPciHotplug::reset() { up_ = down_ = asked_ = bus_ = 0; }
+void AcpiPciHotplug::reset() {
+  up_ = down_ = asked_ = bus_ = 0;
+  taken_ = {};
+}
 
 void AcpiPciHotplug::raise() {
   if (event_) event_();
+}
+
+uint32_t AcpiPciHotplug::take_asked() {
+  const uint32_t asked = std::exchange(asked_, 0);
+  for (unsigned slot = 0; slot < taken_.size(); ++slot) taken_[slot].all += asked >> slot & 1;
+  return asked;
+}
+
+/// Which of the slots the guest ejects for the sake of an earlier device.
+uint32_t AcpiPciHotplug::count_answers(uint32_t slots) {
+  uint32_t late = 0;
+  for (unsigned slot = 0; slot < taken_.size(); ++slot) {
+    Taken& taken = taken_[slot];
+    if ((slots & bit_of(slot)) == 0 || taken.all == 0) continue;
+    --taken.all;
+    if (taken.earlier == 0) continue;
+    --taken.earlier;
+    late |= bit_of(slot);
+  }
+  return late;
 }
 
 uint32_t AcpiPciHotplug::load(uint64_t offset) {
@@ -69,7 +93,7 @@ uint32_t AcpiPciHotplug::load(uint64_t offset) {
     case Reg::kDown:
       return down_;
     case Reg::kAsked:
-      return std::exchange(asked_, 0);
+      return take_asked();
     case Reg::kRemovable:
       return kRemovable;
     case Reg::kEject:
@@ -99,7 +123,8 @@ void AcpiPciHotplug::io_write(uint64_t offset, uint64_t value, unsigned) {
       if (bus_ != 0 || (slots & ~kRemovable) != 0) {
         return errors().report(GuestError::kBadValue, offset, value);
       }
-      if (slots != 0 && eject_) eject_(slots);
+      const uint32_t late = count_answers(slots);
+      if (slots != 0 && eject_) eject_({.slots = slots, .late = late});
       return;
     }
     case Reg::kAcpiIndex:

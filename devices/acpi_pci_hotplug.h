@@ -1,6 +1,7 @@
 // AcpiPciHotplug: how a guest's ACPI methods learn which PCI slots came and are to go.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -25,6 +26,10 @@ namespace rhea::devices {
 /// The methods use `asked`, not `down`: that shows a request for as long as the guest works on it,
 /// and a second eject request for it, left in the guest's queue, would hit the slot's next device.
 ///
+/// A request that is repeated may still leave two in that queue. The guest works on them in their
+/// order and answers each with an eject, so its answers are counted: those to requests that it has
+/// taken for the device before are marked as late.
+///
 /// A store to `eject` happens inside an RCU read section, on a vCPU: it is passed on, and whoever
 /// it is passed to only latches it.
 ///
@@ -44,8 +49,14 @@ class AcpiPciHotplug final : public Device, public memory::IoHandler {
 
   memory::MemoryRegion& io() noexcept { return io_; }  ///< at 0xae00
 
-  /// Whom to tell of slots that the guest lets go; null: nobody.
-  void set_eject(std::move_only_function<void(uint32_t slots)> eject) REQUIRES(bql) {
+  /// Slots whose devices the guest lets go. `late`: those of them for which this answers a request
+  /// for an earlier device.
+  struct Eject {
+    uint32_t slots = 0;
+    uint32_t late = 0;
+  };
+  /// Whom to tell; null: nobody.
+  void set_eject(std::move_only_function<void(const Eject&)> eject) REQUIRES(bql) {
     eject_ = std::move(eject);
   }
   /// A slot got a device.
@@ -69,15 +80,24 @@ class AcpiPciHotplug final : public Device, public memory::IoHandler {
   Result<void> do_realize() override REQUIRES(bql);
   void do_unrealize() override REQUIRES(bql);
   uint32_t load(uint64_t offset) REQUIRES(bql);
+  uint32_t take_asked() REQUIRES(bql);
+  uint32_t count_answers(uint32_t slots) REQUIRES(bql);
   void raise() REQUIRES(bql);
 
   std::move_only_function<void()> event_ GUARDED_BY(bql);
-  std::move_only_function<void(uint32_t slots)> eject_ GUARDED_BY(bql);
+  std::move_only_function<void(const Eject&)> eject_ GUARDED_BY(bql);
   memory::MemoryRegion io_;
   uint32_t up_ GUARDED_BY(bql) = 0;
   uint32_t down_ GUARDED_BY(bql) = 0;
   uint32_t asked_ GUARDED_BY(bql) = 0;  // of `down_`, what the guest has not seen
   uint32_t bus_ GUARDED_BY(bql) = 0;
+  /// Of one slot: requests that the guest has taken and not answered, and how many of them are for
+  /// an earlier device.
+  struct Taken {
+    unsigned all = 0;
+    unsigned earlier = 0;
+  };
+  std::array<Taken, 32> taken_ GUARDED_BY(bql){};
 };
 
 }  // namespace rhea::devices

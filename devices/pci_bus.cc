@@ -34,6 +34,7 @@ Result<void> PciBus::add(std::shared_ptr<PciDevice> device, unsigned slot) {
 std::shared_ptr<PciDevice> PciBus::remove(PciDevice& device) {
   RHEA_CHECK(device.bus() == this && slots_[device.slot()].get() == &device);
   device.detach();
+  freed_[device.slot()] = ++removals_;
   return std::exchange(slots_[device.slot()], nullptr);
 }
 
@@ -42,9 +43,12 @@ PciDevice* PciBus::device_at(unsigned slot) const {
 }
 
 Result<unsigned> PciBus::free_slot(unsigned from) const {
+  unsigned best = kSlots;
   for (unsigned slot = from; slot < kSlots; ++slot) {
-    if (slots_[slot] == nullptr) return slot;
+    if (slots_[slot] != nullptr) continue;
+    if (best == kSlots || freed_[slot] < freed_[best]) best = slot;
   }
+  if (best != kSlots) return best;
   return fail(ErrorKind::kNotFound, "bus '{}' has no free slot", name_);
 }
 

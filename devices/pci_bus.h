@@ -38,7 +38,9 @@ class PciBus {
   std::shared_ptr<PciDevice> remove(PciDevice& device) REQUIRES(bql);
   /// The device in a slot, or null.
   PciDevice* device_at(unsigned slot) const REQUIRES(bql);
-  /// The first free slot from `from` on. Errors: kNotFound, the bus is full.
+  /// Of the free slots from `from` on the one that has been free for longest, the first of those
+  /// that were never used: what a guest still says about a device that has gone does not hit the
+  /// next one. Errors: kNotFound, the bus is full.
   Result<unsigned> free_slot(unsigned from) const REQUIRES(bql);
   /// Resets every device.
   void reset() REQUIRES(bql);
@@ -67,6 +69,8 @@ class PciBus {
   const std::array<IrqLine, kWires> intx_;
   std::array<unsigned, kWires> drivers_ GUARDED_BY(bql){};  // devices that hold each wire up
   std::array<std::shared_ptr<PciDevice>, kSlots> slots_;    // changes under the BQL
+  std::array<uint64_t, kSlots> freed_ GUARDED_BY(bql){};    // the last removal from each, counted
+  uint64_t removals_ GUARDED_BY(bql) = 0;
 };
 
 }  // namespace rhea::devices

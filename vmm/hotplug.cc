@@ -1,6 +1,7 @@
 #include "vmm/hotplug.h"
 
 #include "util/check.h"
+#include "util/log.h"
 
 namespace rhea::vmm {
 namespace {
@@ -46,9 +47,9 @@ Hotplug::Hotplug(const Parts& parts)
       time_is_up(slot);
     });
   }
-  parts_.registers.set_eject([this](uint32_t slots) {
+  parts_.registers.set_eject([this](const devices::AcpiPciHotplug::Eject& eject) {
     bql.assert_held();
-    slots_ejected(slots);
+    slots_ejected(eject);
   });
 }
 
@@ -93,12 +94,25 @@ void Hotplug::set_state(unsigned slot, std::optional<State> state) {
 
 /// On whatever thread the guest's store came from: nothing is done to a device here. An empty slot
 /// has nothing to eject, whatever is plugged into it before main looks.
-void Hotplug::slots_ejected(uint32_t slots) {
+void Hotplug::slots_ejected(const devices::AcpiPciHotplug::Eject& eject) {
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
     const uint32_t bit = uint32_t{1} << slot;
-    if ((slots & bit) != 0 && parts_.devices.at_slot(slot) != nullptr) ejected_ |= bit;
+    if ((eject.slots & bit) == 0 || parts_.devices.at_slot(slot) == nullptr) continue;
+    if ((eject.late & bit) != 0 && meant_earlier_device(slot)) {
+      RHEA_LOG(kVmm, kDebug, "slot {}: an eject that was asked for before its device came", slot);
+      continue;
+    }
+    ejected_ |= bit;
   }
   serve_bh_.schedule();
+}
+
+/// A guest that was asked twice ejects twice, and something else may sit there by then. What is
+/// asked for itself may go whichever eject it is; and a guest that never answers the second time
+/// has had its time to.
+bool Hotplug::meant_earlier_device(unsigned slot) const {
+  return slots_[slot].state == State::kPlugging &&
+         parts_.timers.clock().now() - slots_[slot].since < parts_.patience;
 }
 
 void Hotplug::serve() {

@@ -93,7 +93,8 @@ class Hotplug final : public VmObserver {
     bool leaving = false;  // the guest has let it go, and what it has under way is to end
     std::unique_ptr<Timer> timer;
   };
-  void slots_ejected(uint32_t slots) REQUIRES(bql);
+  void slots_ejected(const devices::AcpiPciHotplug::Eject& eject) REQUIRES(bql);
+  bool meant_earlier_device(unsigned slot) const REQUIRES(bql);
   void serve() REQUIRES(bql);
   void begin_to_leave(unsigned slot) REQUIRES(bql);
   void take_out(unsigned slot) REQUIRES(bql);

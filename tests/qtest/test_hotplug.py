@@ -237,3 +237,57 @@ def test_devices_come_and_go_with_requests_under_way(machine: Machine) -> None:
         assert told(machine, 2) == deleted(f"d{slot}"), (seed, cycle)
         del plugged[slot]
     assert not [e for e in machine.qmp.events if e["event"] in TOLD]
+
+
+def ask_twice(machine: Machine, name: str, slot: int) -> None:
+    """A slow guest takes a request, and once more when it is repeated: its queue has two."""
+    for _ in range(2):
+        machine.qmp.execute("device_del", id=name)
+        assert machine.inl(ASKED) == 1 << slot
+        machine.clock_step(1_000_000)
+
+
+def test_the_second_answer_of_a_slow_guest_does_not_hit_the_next_device(machine: Machine) -> None:
+    plug(machine, "vd0", "n0", addr="5")
+    ask_twice(machine, "vd0", 5)
+    eject(machine, 5)
+    assert told(machine, 2) == deleted("vd0")
+    plug(machine, "vd1", "n1", addr="5")
+    machine.inl(UP)
+    eject(machine, 5)  # the second, from the queue
+    assert 5 in scan(machine)
+    eject(machine, 5)  # nobody asked for this one at all
+    assert told(machine, 2) == deleted("vd1")
+
+
+def test_a_late_answer_is_as_good_as_any_if_the_next_device_is_to_go(machine: Machine) -> None:
+    plug(machine, "vd0", "n0", addr="5")
+    ask_twice(machine, "vd0", 5)
+    eject(machine, 5)
+    assert told(machine, 2) == deleted("vd0")
+    plug(machine, "vd1", "n1", addr="5")
+    machine.qmp.execute("device_del", id="vd1")
+    eject(machine, 5)
+    assert told(machine, 2) == deleted("vd1")
+
+
+def test_an_answer_is_not_waited_for_longer_than_any(machine: Machine) -> None:
+    plug(machine, "vd0", "n0", addr="5")
+    ask_twice(machine, "vd0", 5)
+    eject(machine, 5)
+    assert told(machine, 2) == deleted("vd0")
+    plug(machine, "vd1", "n1", addr="5")
+    machine.clock_step(PATIENCE_NS)
+    eject(machine, 5)
+    assert told(machine, 2) == deleted("vd1")
+
+
+def test_a_slot_is_not_used_again_while_others_are_free(machine: Machine) -> None:
+    slots = []
+    for _ in range(len(SLOTS) + 2):
+        plug(machine, "vd0", "n0")
+        [(_, slot, _)] = states(machine)
+        slots.append(slot)
+        eject(machine, slot)
+        assert told(machine, 2) == deleted("vd0")
+    assert slots == [*SLOTS, *SLOTS[:2]]

@@ -25,7 +25,10 @@ class Fixture {
     bql.lock();
     registers = std::make_shared<AcpiPciHotplug>("hotplug", [this] { ++events; });
     MUST(registers->realize());
-    registers->set_eject([this](uint32_t slots) { ejected.push_back(slots); });
+    registers->set_eject([this](const AcpiPciHotplug::Eject& eject) {
+      ejected.push_back(eject.slots);
+      late.push_back(eject.late);
+    });
     root_.add(registers->io(), 0);
     space_.emplace("io", root_);
   }
@@ -43,7 +46,7 @@ class Fixture {
 
   std::shared_ptr<AcpiPciHotplug> registers;
   int events = 0;
-  std::vector<uint32_t> ejected;
+  std::vector<uint32_t> ejected, late;
 
  private:
   RcuThread rcu_;
@@ -135,6 +138,34 @@ TEST_CASE("AcpiPciHotplug: slots that stay and buses that are not there are refu
   CHECK(f.load(kAcpiIndex) == 0);
   f.store(kAcpiIndex, 9);
   CHECK(f.load(kAcpiIndex) == 0);
+}
+
+TEST_CASE("AcpiPciHotplug: an eject that answers a request for an earlier device is late",
+          "[hotplug]") {
+  Fixture f;
+  bql.assert_held();
+  const auto ask = [&f](unsigned slot) {
+    bql.assert_held();
+    f.registers->ask_for(slot);
+    f.load(kAsked);
+  };
+  ask(7);
+  ask(7);
+  f.registers->ask_for(7);  // not taken by the guest
+  f.store(kEject, 1U << 7);
+  f.registers->forget(7);
+  CHECK(f.load(kAsked) == 0);
+  f.registers->device_came(7);
+  ask(7);
+  f.store(kEject, 1U << 7 | 1U << 9);  // the second of the first device's
+  f.store(kEject, 1U << 7);
+  f.store(kEject, 1U << 7);  // what nobody asks for is never late
+  CHECK(f.late == std::vector<uint32_t>{0, 1U << 7, 0, 0});
+  ask(8);
+  f.registers->device_came(8);
+  f.registers->reset();  // that guest has gone, and its queue
+  f.store(kEject, 1U << 8);
+  CHECK(f.late.back() == 0);
 }
 
 TEST_CASE("AcpiPciHotplug: other widths than 32 bits are refused", "[hotplug]") {

@@ -316,6 +316,27 @@ TEST_CASE("PciBus: free slots are found in order until the bus is full", "[pci][
   CHECK(MUST(machine.host->bus().free_slot(1)) == 1);
 }
 
+TEST_CASE("PciBus: the slot that has been free for longest is given out first", "[pci][bus]") {
+  BqlGuard guard;
+  Machine machine;
+  PciBus& bus = machine.host->bus();
+  const auto plug_and_pull = [&](unsigned slot) {
+    bql.assert_held();
+    machine.plug(slot);
+    PciDevice& device = *bus.device_at(slot);
+    bus.remove(device)->unrealize();
+  };
+  for (unsigned slot = 2; slot < PciBus::kSlots; ++slot) {
+    CHECK(MUST(bus.free_slot(2)) == slot);  // those that were never used come first
+    plug_and_pull(slot);
+  }
+  CHECK(MUST(bus.free_slot(2)) == 2);
+  plug_and_pull(2);
+  plug_and_pull(4);
+  CHECK(MUST(bus.free_slot(2)) == 3);
+  CHECK(MUST(bus.free_slot(4)) == 5);
+}
+
 TEST_CASE("PciBus: a device that is removed leaves no mapping and no interrupt behind",
           "[pci][bus]") {
   BqlGuard guard;
