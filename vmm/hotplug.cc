@@ -1,5 +1,7 @@
 #include "vmm/hotplug.h"
 
+#include <algorithm>
+
 #include "util/check.h"
 #include "util/log.h"
 
@@ -59,7 +61,22 @@ Hotplug::~Hotplug() {
   for (unsigned slot = 0; slot < slots_.size(); ++slot) stop_leaving(slot);
 }
 
+Result<void> Hotplug::allow(std::string_view doing) {
+  const auto at = std::ranges::find(forbidding_, doing);
+  if (at == forbidding_.end()) {
+    return fail(ErrorKind::kNotFound, "'{}' does not forbid hot-plug", doing);
+  }
+  forbidding_.erase(at);
+  return ok();
+}
+
+Result<void> Hotplug::check_allowed(std::string_view command) const {
+  if (forbidding_.empty()) return ok();
+  return fail(ErrorKind::kBusy, "{} not allowed while {}", command, forbidding_.front());
+}
+
 Result<void> Hotplug::add(const DeviceConfig& config) {
+  TRY(check_allowed("device_add"));
   const UserDevice* device = TRY(parts_.devices.add(config));
   const auto slot = device->hotplug_slot();
   if (!slot) return ok();
@@ -69,6 +86,7 @@ Result<void> Hotplug::add(const DeviceConfig& config) {
 }
 
 Result<void> Hotplug::request_removal(std::string_view name) {
+  TRY(check_allowed("device_del"));
   const UserDevice* device = parts_.devices.find(name);
   if (device == nullptr) return fail(ErrorKind::kNotFound, "Device '{}' not found", name);
   const unsigned number = device->hotplug_slot().value();

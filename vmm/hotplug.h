@@ -62,9 +62,15 @@ class Hotplug final : public VmObserver {
   /// Null: nobody listens (any more).
   void set_publisher(Publisher publisher) { publisher_ = std::move(publisher); }
 
-  /// Errors: texts are QEMU's.
+  /// Nobody may plug or ask for a device while the machine is `doing` something ("migrating"),
+  /// until allow() says the same. What a guest ejects goes.
+  void forbid(std::string doing) REQUIRES(bql) { forbidding_.push_back(std::move(doing)); }
+  /// Errors: kNotFound, nothing of that name forbids it.
+  Result<void> allow(std::string_view doing) REQUIRES(bql);
+
+  /// Errors: texts are QEMU's. kBusy: see forbid().
   Result<void> add(const DeviceConfig& config) REQUIRES(bql);
-  /// Asks the guest. Errors: kNotFound; kBusy, it was asked just now.
+  /// Asks the guest. Errors: kNotFound; kBusy, it was asked just now, or see forbid().
   Result<void> request_removal(std::string_view name) REQUIRES(bql);
 
   enum class State : uint8_t {
@@ -93,6 +99,7 @@ class Hotplug final : public VmObserver {
     bool leaving = false;  // the guest has let it go, and what it has under way is to end
     std::unique_ptr<Timer> timer;
   };
+  Result<void> check_allowed(std::string_view command) const REQUIRES(bql);
   void slots_ejected(const devices::AcpiPciHotplug::Eject& eject) REQUIRES(bql);
   bool meant_earlier_device(unsigned slot) const REQUIRES(bql);
   void serve() REQUIRES(bql);
@@ -106,6 +113,7 @@ class Hotplug final : public VmObserver {
   const Parts parts_;
   Publisher publisher_;
   std::array<Slot, devices::PciBus::kSlots> slots_ GUARDED_BY(bql);
+  std::vector<std::string> forbidding_ GUARDED_BY(bql);
   uint32_t ejected_ GUARDED_BY(bql) = 0;
   std::vector<std::pair<std::string, ReplyJson>> events_ GUARDED_BY(bql);  // to publish
   Bh serve_bh_;

@@ -291,3 +291,24 @@ def test_a_slot_is_not_used_again_while_others_are_free(machine: Machine) -> Non
         eject(machine, slot)
         assert told(machine, 2) == deleted("vd0")
     assert slots == [*SLOTS, *SLOTS[:2]]
+
+
+def test_what_must_not_be_disturbed_forbids_it_by_name(machine: Machine) -> None:
+    qmp = machine.qmp
+    plug(machine, "vd0", "n0")
+    plug(machine, "vd1", "n1")
+    qmp.execute("device_del", id="vd1")
+    qmp.execute("x-forbid-hotplug", **{"while": "migrating"})
+    qmp.execute("x-forbid-hotplug", **{"while": "saving"})
+    for command, arguments in (("device_add", {"driver": "virtio-blk-pci", "drive": "n2"}),
+                               ("device_del", {"id": "vd0"}), ("device_del", {"id": "nope"})):
+        assert f"{command} not allowed while migrating" in refused(machine, command, **arguments)
+    eject(machine, 3)  # asked for before: what the guest lets go goes
+    assert told(machine, 2) == deleted("vd1")
+    qmp.execute("x-allow-hotplug", **{"while": "migrating"})
+    assert "device_del not allowed while saving" in refused(machine, "device_del", id="vd0")
+    assert "'migrating' does not forbid hot-plug" in refused(
+        machine, "x-allow-hotplug", **{"while": "migrating"})
+    qmp.execute("x-allow-hotplug", **{"while": "saving"})
+    plug(machine, "vd2", "n2")
+    qmp.execute("device_del", id="vd0")

@@ -50,6 +50,16 @@ QmpResult query_hotplug(Hotplug& hotplug, const Json&) REQUIRES(bql) {
   return list;
 }
 
+QmpResult forbid_hotplug(Hotplug& hotplug, const Json& arguments) REQUIRES(bql) {
+  hotplug.forbid(arguments["while"].get<std::string>());
+  return qmp_done();
+}
+
+QmpResult allow_hotplug(Hotplug& hotplug, const Json& arguments) REQUIRES(bql) {
+  TRY(hotplug.allow(arguments["while"].get<std::string>()));
+  return qmp_done();
+}
+
 }  // namespace
 
 void add_device_commands(QmpCommandTable& table, Hotplug& hotplug) {
@@ -63,6 +73,9 @@ void add_device_commands(QmpCommandTable& table, Hotplug& hotplug) {
   add("device_add", {}, device_add, QmpShape::kAny);
   add("device_del", {{"id", QmpType::kString}}, device_del);
   add("x-query-hotplug", {}, query_hotplug);
+  // What a migration does, for tests and for who must not be disturbed.
+  add("x-forbid-hotplug", {{"while", QmpType::kString}}, forbid_hotplug);
+  add("x-allow-hotplug", {{"while", QmpType::kString}}, allow_hotplug);
 }
 
 }  // namespace rhea::vmm

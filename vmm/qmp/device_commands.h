@@ -1,4 +1,4 @@
-// device_add, device_del and x-query-hotplug.
+// device_add, device_del, x-query-hotplug, x-forbid-hotplug and x-allow-hotplug.
 #pragma once
 
 #include "vmm/hotplug.h"
