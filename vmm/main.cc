@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
 #include <span>
 
@@ -20,7 +21,7 @@ int print_error(std::string_view message) {
 }
 
 /// Runs the machine in this process; `notifier` is for run_vm().
-Result<int> run(const VmConfig& config, ReadyNotifier& notifier) {
+Result<VmEnd> run(const VmConfig& config, ReadyNotifier& notifier) {
   TRY(apply_logging(config));
   std::optional<Pidfile> pidfile;
   if (config.pidfile) {
@@ -34,9 +35,11 @@ Result<int> run(const VmConfig& config, ReadyNotifier& notifier) {
 }
 
 int run_reporting(const VmConfig& config, ReadyNotifier notifier) {
-  const auto status = run(config, notifier);
-  if (status) return *status;
-  return notifier.fail(status.error().message()) ? 1 : print_error(status.error().message());
+  const auto end = run(config, notifier);
+  if (!end) return notifier.fail(end.error().message()) ? 1 : print_error(end.error().message());
+  if (end->left_behind.empty()) return end->status;
+  print_error(end->left_behind);
+  std::_Exit(end->status);  // a thread that waits for a disk may not meet what exit() takes down
 }
 
 int start(const VmConfig& config) {

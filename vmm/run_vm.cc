@@ -101,7 +101,8 @@ class Process {
   }
 
   /// Ends threads and devices; what RCU still holds goes when the caller drains it without the BQL.
-  void take_apart() REQUIRES(bql) {
+  /// Errors: kTimeout, a request does not end. Nothing that its thread may use has gone then.
+  Result<void> take_apart() REQUIRES(bql) {
     signal_watch_ = FdWatch();
     if (accel_ != nullptr) accel_->shut_down();
     qtest_.reset();
@@ -112,6 +113,7 @@ class Process {
     // Devices let go of disks and iothreads, then the graph of nodes, then the iothreads.
     if (storage_ != nullptr) {
       storage_->job_events().set_publisher(nullptr);
+      TRY(silence_disks());
       storage_->jobs().cancel_all(loop_->gs(), storage_->graph());
     }
     if (hotplug_ != nullptr) vm_->remove_observer(*hotplug_);
@@ -123,9 +125,21 @@ class Process {
     machine_.reset();
     chardevs_.clear();
     if (loop_ != nullptr) loop_->serve_timers(nullptr);
+    return ok();
   }
+  /// Instead of what take_apart() could not do: gives back what is not this process's alone.
+  void let_go_of_chardevs() REQUIRES(bql) { chardevs_.clear(); }
 
  private:
+  /// Devices and jobs ask for nothing more, and what they have asked for has ended; so none of the
+  /// waiting that follows takes long.
+  Result<void> silence_disks() REQUIRES(bql) {
+    if (devices_ != nullptr) devices_->silence();
+    for (block::Job* job : storage_->jobs().all()) job->cancel(block::Job::Cancel::kForce);
+    const auto nothing = [](block::DrainBypass&) -> Result<void> { return ok(); };
+    return storage_->graph().with_all_drained(loop_->gs(), nothing);
+  }
+
   Result<void> open_chardevs() REQUIRES(bql) {
     for (const ChardevConfig& config : config_.chardevs) {
       const ChardevHooks hooks{.quit = [this] {
@@ -275,22 +289,28 @@ Result<void> start(Process& process, ReadyNotifier& ready) REQUIRES(bql) {
 
 }  // namespace
 
-Result<int> run_vm(const VmConfig& config, ReadyNotifier& ready) {
+Result<VmEnd> run_vm(const VmConfig& config, ReadyNotifier& ready) {
   const RcuThread registration;
-  Process process(config);
+  auto process = std::make_unique<Process>(config);
   Result<int> status = 0;
   {
     const BqlGuard guard;
-    if (auto started = start(process, ready); !started) {
+    if (auto started = start(*process, ready); !started) {
       status = std::move(started).error();
     } else {
-      status = process.run();
+      status = process->run();
     }
-    process.take_apart();
+    if (const auto apart = process->take_apart(); !apart) {
+      process->let_go_of_chardevs();
+      static_cast<void>(process.release());  // threads use it until the process ends
+      return VmEnd{.status = 1,
+                   .left_behind = "left without waiting any longer: " + apart.error().message()};
+    }
   }
   // Views that were replaced hold devices until their readers have left.
   rcu_drain_callbacks();
-  return status;
+  if (!status) return std::move(status).error();
+  return VmEnd{.status = *status, .left_behind = {}};
 }
 
 }  // namespace rhea::vmm

@@ -139,6 +139,10 @@ Result<UserDevice*> UserDevices::add(const DeviceConfig& config) {
   return devices_.emplace_back(std::move(device)).get();
 }
 
+void UserDevices::silence() {
+  for (const auto& device : devices_) device->request().run_hooks().stopped();
+}
+
 void UserDevices::stopped() {
   running_ = false;
   for (const auto& device : devices_) device->request().run_hooks().stopped();

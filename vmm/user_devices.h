@@ -68,6 +68,8 @@ class UserDevices final : public VmObserver {
   std::vector<UserDevice*> leaving_with(UserDevice& device) const;
   /// The oldest request of these, for messages; empty if there is none. Polls.
   std::string under_way(UserDevice& device) const REQUIRES(bql);
+  /// They ask for nothing any more, until they go. For the machine's end.
+  void silence() REQUIRES(bql);
   /// By id, or by path ("/machine/peripheral-anon/device[0]"); null if there is none.
   UserDevice* find(std::string_view name) const noexcept;
   /// By BusDevice::hotplug_slot(); null if there is none. Any thread.

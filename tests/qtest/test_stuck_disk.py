@@ -4,6 +4,7 @@ of the machine goes on, and once it answers nothing is lost."""
 from __future__ import annotations
 
 import pathlib
+import signal
 import time
 from typing import Any, Iterator
 
@@ -24,7 +25,7 @@ RULES = {"read": "read_aio", "write": "write_aio", "flush": "flush_to_disk"}
 class Stuck:
     """A machine with a disk `a` that holds one request of a kind, and a disk `b` that works."""
 
-    def __init__(self, directory: pathlib.Path, kind: str, loop: str) -> None:
+    def __init__(self, directory: pathlib.Path, kind: str, loop: str, *more: str) -> None:
         self.kind = kind
         arguments = [
             "-blockdev", f"driver=null-co,node-name=a-data,size={DISK},read-zeroes=on",
@@ -39,7 +40,7 @@ class Stuck:
                 arguments += ["-object", f"iothread,id=io-{name}"]
                 device += f",iothread=io-{name}"
             arguments += ["-device", device]
-        self.machine = Machine(directory, *arguments)
+        self.machine = Machine(directory, *arguments, *more)
         self.a, self.b = find_disks(self.machine)
         [self.queue_a], [self.queue_b] = self.a.bring_up(), self.b.bring_up()
 
@@ -186,3 +187,60 @@ def test_a_disk_whose_flush_hangs_does_not_hang_the_stop_that_flushes(stuck: Stu
     assert stuck.ask("stop") == {"return": {}}
     assert stuck.ask("cont") == {"return": {}}
     assert stuck.a.do(stuck.queue_a, BlkType.FLUSH)[0] == BlkStatus.OK
+
+
+def quit_now(machine: Machine, how: str) -> float:
+    """Ends the machine; how long that took."""
+    began = time.monotonic()
+    if how == "quit":
+        machine.qmp.execute("quit")
+    else:
+        machine.process.process.send_signal(signal.SIGTERM)
+    machine.qmp.wait_event("SHUTDOWN")
+    machine.process.wait()
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("loop", ["main", "iothread"])
+@pytest.mark.parametrize("how", ["quit", "SIGTERM"])
+def test_a_machine_ends_though_a_request_does_not(tmp_path: pathlib.Path, how: str,
+                                                  loop: str) -> None:
+    pidfile = tmp_path / "pid"
+    stuck = Stuck(tmp_path, "write", loop, "-pidfile", str(pidfile))
+    with stuck.machine as machine:
+        stuck.hold()
+        assert pidfile.exists()
+        assert DEADLINE_S <= quit_now(machine, how) < PATIENCE_S + 4
+        assert machine.process.process.returncode == 1
+        message = "rhea: left without waiting any longer: Requests did not end within 5 s: request "
+        assert message in machine.process.stderr
+        assert " on node 'a0', a write of 512 bytes at 0, is " in machine.process.stderr
+        assert not pidfile.exists()
+
+
+def test_a_machine_ends_though_a_job_does_not(tmp_path: pathlib.Path) -> None:
+    stuck = Stuck(tmp_path, "write", "iothread")
+    with stuck.machine as machine:
+        machine.qmp.execute("blockdev-add", **{"driver": "null-co", "node-name": "c1", "size": DISK})
+        machine.qmp.execute("device_del", id="a")
+        machine.outl(0xAE08, 1 << 2)
+        machine.qmp.wait_event("DEVICE_DELETED")
+        machine.qmp.execute("blockdev-mirror", **{"job-id": "m0", "device": "c1", "target": "a0",
+                                                  "sync": "full"})
+        wait_until(lambda: stuck.held() == 1, "the job's write")
+        assert DEADLINE_S <= quit_now(machine, "quit") < PATIENCE_S + 4
+        assert machine.process.process.returncode == 1
+        assert " on node 'a0', a write of " in machine.process.stderr
+
+
+def test_a_machine_ends_at_once_if_requests_wait_for_it(tmp_path: pathlib.Path) -> None:
+    with Machine(tmp_path, "-blockdev",
+                 f"driver=blkdebug,node-name=d0,image.driver=null-co,image.size={DISK},"
+                 "inject-error.0.event=write_aio,inject-error.0.errno=28",
+                 "-device", "virtio-blk-pci,drive=d0,werror=stop") as machine:
+        [disk] = find_disks(machine)
+        [queue] = disk.bring_up()
+        disk.submit(queue, disk.prepare(BlkType.OUT, 0, bytes(SECTOR)))
+        machine.qmp.wait_event("STOP")
+        assert quit_now(machine, "quit") < DEADLINE_S
+        assert machine.process.process.returncode == 0, machine.process.stderr
