@@ -116,9 +116,12 @@ Result<DeviceBus*> UserDevices::take_bus(const DeviceRow& row, OptionReader& opt
 
 Result<UserDevice*> UserDevices::add(const DeviceConfig& config) {
   const DeviceRow* row = find_device_row(table_, config.driver);
-  if (row == nullptr || row->made_by_board()) {
+  if (row == nullptr) {
     return fail(ErrorKind::kInvalidArgument, "'{}' is not a valid device model name",
                 config.driver);
+  }
+  if (row->made_by_board()) {  // the board makes it, with the machine
+    return fail(ErrorKind::kUnsupported, "Bus 'isa.0' does not support hotplugging");
   }
   if (find(config.id) != nullptr)
     return fail(ErrorKind::kExists, "Duplicate device ID '{}'", config.id);

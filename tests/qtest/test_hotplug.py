@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
-import random
-import time
 from typing import Iterator
 
 import pytest
 from hotplug import (ACPI_INDEX, ASKED, BUS, DOWN, EJECT, GPE_ENABLE, GPE_STATUS, HOTPLUG_EVENT,
-                     PATIENCE_NS, REMOVABLE, SLOTS, TOLD, UP, deleted, eject, plug, refused, states,
+                     PATIENCE_NS, REMOVABLE, SLOTS, UP, deleted, eject, plug, refused, states,
                      told)
 from qtest import Machine
-from virtio import SECTOR, BlkStatus, BlkType, Ram, find_disks, scan
+from support.vm import sized
+from virtio import SECTOR, BlkStatus, BlkType, Ram, find_disks, scan, wait_until
 
 @pytest.fixture
 def machine(tmp_path: pathlib.Path) -> Iterator[Machine]:
@@ -75,6 +75,7 @@ def test_what_is_wrong_is_named(machine: Machine) -> None:
     for arguments, message in [
         ({}, "Parameter 'driver' is missing"),
         ({"driver": "no-such"}, "'no-such' is not a valid device model name"),
+        ({"driver": "isa-serial", "id": "vd1"}, "Bus 'isa.0' does not support hotplugging"),
         ({"driver": "virtio-blk-pci", "id": "vd0", "drive": "n1"}, "Duplicate device ID 'vd0'"),
         ({"driver": "virtio-blk-pci", "id": "vd1"}, "drive property not set"),
         ({"driver": "virtio-blk-pci", "id": "vd1", "drive": "x"}, "can't find value 'x'"),
@@ -83,12 +84,17 @@ def test_what_is_wrong_is_named(machine: Machine) -> None:
          "Bus 'pci.9' not found"),
         ({"driver": "virtio-blk-pci", "id": "vd1", "drive": "n1", "addr": "2"},
          "slot 2 function 0 not available for virtio-blk-pci, in use by vd0"),
+        ({"driver": "virtio-blk-pci", "id": "vd1", "drive": "n1", "addr": "20"},
+         "Property 'virtio-blk-pci.addr' doesn't take value '20'"),
+        ({"driver": "virtio-blk-pci", "id": "vd1", "drive": "n1", "iothread": "no"},
+         "Device 'no' not found"),
         ({"driver": "virtio-blk-pci", "id": "vd1", "drive": "n1", "bogus": 1},
          "Property 'virtio-blk-pci.bogus' not found"),
         ({"driver": "virtio-blk-pci", "id": "1", "drive": "n1"}, "expects an identifier"),
     ]:
         assert message in refused(machine, "device_add", **arguments)
-    assert "Device 'nope' not found" in refused(machine, "device_del", id="nope")
+    for name in ("nope", "/machine/peripheral/nope", "/machine/peripheral/vd0/virtio-backend", "n0"):
+        assert f"Device '{name}' not found" in refused(machine, "device_del", id=name)
     assert "Parameter 'id' is missing" in refused(machine, "device_del")
     plug(machine, "vd1", "n1")  # none of it has left anything behind
 
@@ -208,37 +214,6 @@ def test_a_device_of_the_command_line_goes_as_well(tmp_path: pathlib.Path) -> No
         assert machine.process.wait() == 0, machine.process.stderr
 
 
-def test_devices_come_and_go_with_requests_under_way(machine: Machine) -> None:
-    seed = time.time_ns() & 0xFFFF
-    print(f"seed {seed}")
-    rng = random.Random(seed)
-    plugged: dict[int, str] = {}  # slot -> node
-    for cycle in range(60):
-        free = sorted(set(f"n{i}" for i in range(4)) - set(plugged.values()))
-        if free and (not plugged or rng.random() < 0.6):
-            slot = rng.choice([s for s in SLOTS if s not in plugged])
-            node = rng.choice(free)
-            more = {"iothread": "io0"} if rng.random() < 0.5 else {}
-            plug(machine, f"d{slot}", node, addr=f"{slot:x}", **{"num-queues": 2}, **more)
-            plugged[slot] = node
-            continue
-        slot = rng.choice(sorted(plugged))
-        ram = Ram(machine)
-        [disk] = [d for d in find_disks(machine, ram) if d.pci.slot == slot]
-        for queue in disk.bring_up(queues=2):
-            for _ in range(8):
-                queue.offer(disk.prepare(BlkType.IN, room=8 * SECTOR).buffers())
-            queue.ring()
-        machine.qmp.execute("device_del", id=f"d{slot}")
-        if rng.random() < 0.2:
-            machine.qmp.execute("system_reset")
-        else:
-            eject(machine, slot)
-        assert told(machine, 2) == deleted(f"d{slot}"), (seed, cycle)
-        del plugged[slot]
-    assert not [e for e in machine.qmp.events if e["event"] in TOLD]
-
-
 def ask_twice(machine: Machine, name: str, slot: int) -> None:
     """A slow guest takes a request, and once more when it is repeated: its queue has two."""
     for _ in range(2):
@@ -312,3 +287,84 @@ def test_what_must_not_be_disturbed_forbids_it_by_name(machine: Machine) -> None
     qmp.execute("x-allow-hotplug", **{"while": "saving"})
     plug(machine, "vd2", "n2")
     qmp.execute("device_del", id="vd0")
+
+
+def test_names_are_free_in_the_write_that_follows_the_event(machine: Machine) -> None:
+    """The same id on the same node in the same slot, and the iothread anew: in one write each."""
+    again = "".join(json.dumps({"execute": command, "arguments": arguments}) + "\n"
+                    for command, arguments in [
+                        ("object-del", {"id": "io0"}),
+                        ("blockdev-del", {"node-name": "n0"}),
+                        ("blockdev-add", {"driver": "null-co", "node-name": "n0"}),
+                        ("object-add", {"qom-type": "iothread", "id": "io0"}),
+                        ("device_add", {"driver": "virtio-blk-pci", "id": "vd0", "drive": "n0",
+                                        "iothread": "io0", "addr": "5"}),
+                        ("device_del", {"id": "vd0"})])
+    plug(machine, "vd0", "n0", addr="5", iothread="io0")
+    for _ in range(sized(10, 200)):
+        [disk] = find_disks(machine, Ram(machine))
+        [queue] = disk.bring_up()
+        for _ in range(8):
+            queue.offer(disk.prepare(BlkType.IN, room=SECTOR).buffers())
+        queue.ring()
+        eject(machine, 5)
+        assert told(machine, 2) == deleted("vd0")
+        machine.qmp.line.send(again)
+        for _ in range(6):
+            assert json.loads(machine.qmp.line.read_line()) == {"return": {}}
+
+
+def test_a_guest_that_never_started_lets_a_device_go(tmp_path: pathlib.Path) -> None:
+    with Machine(tmp_path, "-S", "-blockdev", "driver=null-co,node-name=n0") as machine:
+        assert machine.qmp.execute("query-status")["status"] == "prelaunch"
+        plug(machine, "vd0", "n0")
+        assert machine.inl(UP) == 1 << 2
+        machine.qmp.execute("device_del", id="vd0")
+        machine.clock_step(1_000_000)
+        machine.qmp.execute("device_del", id="vd0")
+        eject(machine, 2)
+        assert told(machine, 2) == deleted("vd0")
+        plug(machine, "vd0", "n0")
+        machine.qmp.execute("device_del", id="vd0")
+        machine.qmp.execute("system_reset")
+        assert told(machine, 2) == deleted("vd0")
+        machine.qmp.execute("cont")
+        machine.qmp.execute("quit")
+        assert machine.process.wait() == 0, machine.process.stderr
+
+
+def test_a_disk_leaves_while_main_is_inside_the_drain_of_a_mirror(machine: Machine) -> None:
+    qmp = machine.qmp
+    for name in ("slow", "target"):
+        qmp.execute("blockdev-add", **{"driver": "null-co", "node-name": name, "size": 1 << 20,
+                                       "latency-ns": 300_000_000 if name == "slow" else 0})
+    plug(machine, "vd0", "slow", iothread="io0")
+    plug(machine, "vd1", "n1")
+    disk, _ = find_disks(machine)
+    [queue] = disk.bring_up()
+    heads = [queue.offer(disk.prepare(BlkType.IN, room=SECTOR).buffers()) for _ in range(8)]
+    queue.ring()
+    eject(machine, 2)
+    # Its drain waits for the requests that the disk waits for.
+    qmp.execute("blockdev-mirror", **{"job-id": "m0", "device": "n1", "target": "target",
+                                      "sync": "full"})
+    assert told(machine, 2) == deleted("vd0")
+    assert sorted(queue.wait()[0] for _ in heads) == sorted(heads)
+    qmp.execute("object-del", id="io0")
+    qmp.execute("blockdev-del", **{"node-name": "slow"})
+    wait_until(lambda: qmp.execute("query-jobs")[0]["status"] == "ready", "the mirror")
+
+
+def test_a_job_goes_on_when_the_disk_that_it_copies_is_pulled(machine: Machine) -> None:
+    qmp = machine.qmp
+    qmp.execute("blockdev-add", **{"driver": "null-co", "node-name": "target", "size": 1 << 20})
+    plug(machine, "vd0", "n0", iothread="io0")
+    qmp.execute("blockdev-mirror", **{"job-id": "m0", "device": "n0", "target": "target",
+                                      "sync": "full"})
+    eject(machine, 2)
+    assert told(machine, 2) == deleted("vd0")
+    assert "Node n0 is in use" in refused(machine, "blockdev-del", **{"node-name": "n0"})
+    qmp.execute("block-job-cancel", device="m0")
+    wait_until(lambda: qmp.execute("query-jobs") == [], "the end of the job")
+    qmp.execute("blockdev-del", **{"node-name": "n0"})
+    qmp.execute("object-del", id="io0")
