@@ -94,7 +94,7 @@ void IoErrorPolicy::wake_all(Parked* woken) {
 void IoErrorPolicy::report(Operation kind, OnIoError action, const Error& error,
                            std::optional<uint64_t> run) {
   IoError what{.device = config_.device,
-               .node = config_.node,
+               .node = node_.with([](const std::string& node) { return node; }),
                .operation = kind,
                .action = action,
                .os_errno = error.os_errno(),

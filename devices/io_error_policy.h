@@ -42,13 +42,13 @@ class IoErrorPolicy {
 
   struct Config {
     std::string device;  ///< what the errors call it
-    std::string node;
+    std::string node;    ///< at first
     OnIoError on_read_error = OnIoError::kReport;
     OnIoError on_write_error = OnIoError::kNoSpace;
   };
   /// `sink` outlives it, and what it has posted to `loop`.
   IoErrorPolicy(Config config, MainLoop& loop, IoErrorSink& sink)
-      : config_(std::move(config)), loop_(loop), sink_(sink) {}
+      : config_(std::move(config)), loop_(loop), sink_(sink), node_(config_.node) {}
   ~IoErrorPolicy();
   IoErrorPolicy(const IoErrorPolicy&) = delete;
   IoErrorPolicy& operator=(const IoErrorPolicy&) = delete;
@@ -72,6 +72,10 @@ class IoErrorPolicy {
     }
   }
 
+  /// What errors from here on say of the node: a medium has been changed. Main.
+  void set_node(std::string name) {
+    node_.with([&](std::string& node) { node = std::move(name); });
+  }
   /// Wakes those that wait and have been given up. After given_up() has become true.
   void wake_given_up();
   /// The machine goes on: what waits is made again.
@@ -90,6 +94,7 @@ class IoErrorPolicy {
   const Config config_;
   MainLoop& loop_;
   IoErrorSink& sink_;
+  Guarded<std::string> node_;
   Mutex mutex_{LockRank::kLeaf};
   Parked* parked_ GUARDED_BY(mutex_) = nullptr;
   // How often the machine has gone on; changes with mutex_ held. Shared with the reports under way,

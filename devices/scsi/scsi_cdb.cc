@@ -23,7 +23,7 @@ constexpr Layout kSixteenBytes{16, {2, 8}, {10, 4}, {10, 4}};
 /// As READ(32) has them; the length is in the CDB.
 constexpr Layout kVariable{0, {12, 8}, {28, 4}, {28, 4}};
 
-/// By the opcode's group, its three high bits. [SPC-4 4.2.5.1]
+/// By the opcode's group, its three high bits. [SPC-4 4.2]
 constexpr std::array<Layout, 8> kGroups{kSixBytes,     kTenBytes,    kTenBytes, Layout{},
                                         kSixteenBytes, kTwelveBytes, Layout{},  Layout{}};
 

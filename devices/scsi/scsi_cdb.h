@@ -78,7 +78,7 @@ class ScsiCdb {
     uint64_t blocks = 0;
   };
   Range range() const noexcept;
-  /// The allocation or parameter list length where most commands have it. [SPC-4 4.2.5]
+  /// The allocation or parameter list length where most commands have it. [SPC-4 4.2]
   uint32_t list_length() const noexcept;
 
  private:

@@ -10,7 +10,7 @@ namespace {
 
 constexpr uint8_t kServiceActionMask = 0x1f;
 
-// REPORT SUPPORTED OPERATION CODES. [SPC-4 6.34]
+// REPORT SUPPORTED OPERATION CODES. [SPC-4]
 constexpr uint8_t kWithTimeouts = 0x80;  // RCTD
 constexpr uint8_t kReportingOptions = 0x07;
 constexpr uint16_t kTimeoutsSize = 0x0a;

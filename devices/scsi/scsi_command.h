@@ -48,7 +48,29 @@ struct ScsiCommand {
   bool accepts(const ScsiCdb& cdb) const noexcept;
 };
 
-/// Answers REPORT SUPPORTED OPERATION CODES [SPC-4 6.34] of the commands in `table` for which
+/// The bits that mean something in the CDBs that several units know; `flags` are those of byte 1.
+namespace usage {
+using Usage = std::array<uint8_t, 15>;
+constexpr Usage list6(uint8_t flags, uint8_t page) { return {flags, page, page, 0xff}; }
+constexpr Usage range10(uint8_t flags) { return {flags, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff}; }
+constexpr Usage range12(uint8_t flags) {
+  return {flags, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f};
+}
+constexpr Usage range16(uint8_t flags) {
+  return {flags, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f};
+}
+inline constexpr Usage kRange6{0x1f, 0xff, 0xff, 0xff};
+inline constexpr Usage kModeSelect10{0x10, 0, 0, 0, 0, 0, 0xff, 0xff};
+inline constexpr Usage kModeSense10{0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff};
+inline constexpr Usage kUnmap{0, 0, 0, 0, 0, 0x1f, 0xff, 0xff};
+inline constexpr Usage kCapacity16{0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff};
+inline constexpr Usage kLbaStatus{0,    0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+                                  0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+inline constexpr Usage kReportLuns{0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff};
+inline constexpr Usage kReportOpcodes{0, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+}  // namespace usage
+
+/// Answers REPORT SUPPORTED OPERATION CODES [SPC-4] of the commands in `table` for which
 /// `supported` holds; the reason if it is refused.
 using ScsiSupported = bool (*)(const ScsiDisk& disk, const ScsiCommand& command);
 std::optional<ScsiSense> report_opcodes(const ScsiCdb& cdb, std::span<const ScsiCommand> table,

@@ -200,7 +200,7 @@ ScsiOutcome ScsiDisk::read(Co& co, ScsiRequest& request) {
   const uint64_t bytes = range.blocks * block_size();
   if (bytes > request.data_in.size) return overrun();
   if (cdb.size() > 6 && cdb.has(1, kForceUnitAccess)) {
-    // From the medium, and so with what is cached written to it before. [SBC-3 5.10]
+    // From the medium, and so with what is cached written to it before. [SBC-3 READ(10)]
     if (const auto bad = flush(co, request)) return *bad;
   }
   const ScsiMemory memory(request.data_in, bytes);

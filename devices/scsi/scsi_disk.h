@@ -87,7 +87,7 @@ class ScsiDisk : public ScsiUnit, private block::BackendUser {
   virtual std::span<const ModePage> mode_pages() const = 0;
   /// Why there is no medium to work on; nothing if there is one.
   virtual std::optional<ScsiSense> not_ready() const { return std::nullopt; }
-  /// Of the mode parameter header. [SBC-3 6.4.1]
+  /// Of the mode parameter header. [SBC-3]
   virtual uint8_t device_specific() const { return 0; }
   virtual bool has_block_descriptor() const { return false; }
   virtual bool gives_space_back() const { return false; }
@@ -141,6 +141,9 @@ class ScsiDisk : public ScsiUnit, private block::BackendUser {
   }
   /// Everything on its way to stable storage.
   std::optional<ScsiOutcome> flush(Co& co, ScsiRequest& request);
+
+  /// What errors call the node of another medium.
+  void set_error_node(std::string node) { errors_.set_node(std::move(node)); }
 
   static void put_unit_serial(const ScsiDisk& disk, ScsiReply& reply);
   static void put_identification(const ScsiDisk& disk, ScsiReply& reply);

@@ -1,4 +1,4 @@
-// INQUIRY and vital product data. [SPC-4 6.6, 7.8]
+// INQUIRY and vital product data. [SPC-4 6.6]
 #include <algorithm>
 #include <string_view>
 #include <utility>
@@ -18,7 +18,7 @@ constexpr size_t kVersionDescriptorsAt = 58, kStandardSize = 74;
 
 constexpr size_t kMostSerial = 36, kMostDesignator = 247;
 
-/// Whom a designator names, in which form. [SPC-4 7.8.6]
+/// Whom a designator names, in which form. [SPC-4 Device Identification]
 constexpr uint8_t kBinary = 1, kAscii = 2;
 constexpr uint8_t kVendorSpecific = 0, kNaa = 3;
 

@@ -1,4 +1,4 @@
-// MODE SENSE and MODE SELECT. [SPC-4 6.11 - 6.14, 7.5; SBC-3 6.4]
+// MODE SENSE and MODE SELECT. [SPC-4 mode parameters, SBC-3]
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -23,7 +23,7 @@ constexpr size_t kMostModeList = 256;
 
 enum class PageControl : uint8_t { kCurrent, kChangeable, kDefault, kSaved };
 
-/// The mode parameter header of the 6-byte commands and of the others. [SPC-4 7.5.5]
+/// The mode parameter header of the 6-byte commands and of the others. [SPC-4]
 struct Header {
   uint8_t size;
   uint8_t device_specific_at;

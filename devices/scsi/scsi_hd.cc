@@ -8,29 +8,9 @@ namespace rhea::devices {
 namespace {
 
 using enum ScsiNeeds;
-using Usage = std::array<uint8_t, 15>;
 
 constexpr uint32_t kDefaultDiscardGranularity = 4096;
 constexpr uint16_t kSbc3 = 0x04c0;
-
-// Which bits of a CDB mean something, from byte 1 on. `flags` are those of byte 1.
-constexpr Usage list6(uint8_t flags, uint8_t page) { return {flags, page, page, 0xff}; }
-constexpr Usage range10(uint8_t flags) { return {flags, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff}; }
-constexpr Usage range12(uint8_t flags) {
-  return {flags, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f};
-}
-constexpr Usage range16(uint8_t flags) {
-  return {flags, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f};
-}
-constexpr Usage kRange6{0x1f, 0xff, 0xff, 0xff};
-constexpr Usage kModeSelect10{0x10, 0, 0, 0, 0, 0, 0xff, 0xff};
-constexpr Usage kModeSense10{0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff};
-constexpr Usage kUnmap{0, 0, 0, 0, 0, 0x1f, 0xff, 0xff};
-constexpr Usage kCapacity16{0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff};
-constexpr Usage kLbaStatus{0,    0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-                           0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-constexpr Usage kReportLuns{0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff};
-constexpr Usage kReportOpcodes{0, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
 constexpr uint8_t kDpoFua = 0x18;         // reads and writes
 constexpr uint8_t kDpoByteCheck = 0x12;   // verifies; of BYTCHK's values the first two
@@ -42,7 +22,7 @@ constexpr int kNoAction = ScsiCommand::kNoAction;
 // START STOP UNIT.
 constexpr uint8_t kStart = 0x01, kNoFlush = 0x04;
 
-// Mode pages. [SBC-3 6.4]
+// Mode pages. [SBC-3]
 constexpr uint8_t kCachingPage = 0x08, kControlPage = 0x0a;
 constexpr uint8_t kWriteCacheEnable = 0x04;
 constexpr uint8_t kUnrestrictedReordering = 0x10;
@@ -65,15 +45,16 @@ const ScsiCommand ScsiHd::kCommands[] = {
      kMedium,
      {},
      call<&ScsiHd::test_unit_ready>},
-    {ScsiOpcode::kRequestSense, kNoAction, "REQUEST SENSE", kNothing, list6(0x01, 0), nullptr},
-    {ScsiOpcode::kRead6, kNoAction, "READ(6)", kMedium, kRange6, call<&ScsiHd::read>},
-    {ScsiOpcode::kWrite6, kNoAction, "WRITE(6)", kMedium | kWritable, kRange6,
+    {ScsiOpcode::kRequestSense, kNoAction, "REQUEST SENSE", kNothing, usage::list6(0x01, 0),
+     nullptr},
+    {ScsiOpcode::kRead6, kNoAction, "READ(6)", kMedium, usage::kRange6, call<&ScsiHd::read>},
+    {ScsiOpcode::kWrite6, kNoAction, "WRITE(6)", kMedium | kWritable, usage::kRange6,
      call<&ScsiHd::write>},
-    {ScsiOpcode::kInquiry, kNoAction, "INQUIRY", kNothing, list6(0x01, 0xff),
+    {ScsiOpcode::kInquiry, kNoAction, "INQUIRY", kNothing, usage::list6(0x01, 0xff),
      call<&ScsiHd::inquiry>},
-    {ScsiOpcode::kModeSelect6, kNoAction, "MODE SELECT(6)", kNothing, list6(0x10, 0),
+    {ScsiOpcode::kModeSelect6, kNoAction, "MODE SELECT(6)", kNothing, usage::list6(0x10, 0),
      call<&ScsiHd::mode_select>},
-    {ScsiOpcode::kModeSense6, kNoAction, "MODE SENSE(6)", kNothing, list6(0x08, 0xff),
+    {ScsiOpcode::kModeSense6, kNoAction, "MODE SENSE(6)", kNothing, usage::list6(0x08, 0xff),
      call<&ScsiHd::mode_sense>},
     {ScsiOpcode::kStartStopUnit,
      kNoAction,
@@ -99,47 +80,50 @@ const ScsiCommand ScsiHd::kCommands[] = {
      kMedium,
      {},
      call<&ScsiHd::read_capacity_10>},
-    {ScsiOpcode::kRead10, kNoAction, "READ(10)", kMedium, range10(kDpoFua), call<&ScsiHd::read>},
-    {ScsiOpcode::kWrite10, kNoAction, "WRITE(10)", kMedium | kWritable, range10(kDpoFua),
+    {ScsiOpcode::kRead10, kNoAction, "READ(10)", kMedium, usage::range10(kDpoFua),
+     call<&ScsiHd::read>},
+    {ScsiOpcode::kWrite10, kNoAction, "WRITE(10)", kMedium | kWritable, usage::range10(kDpoFua),
      call<&ScsiHd::write>},
     {ScsiOpcode::kWriteAndVerify10, kNoAction, "WRITE AND VERIFY(10)", kMedium | kWritable,
-     range10(kDpoByteCheck), call<&ScsiHd::write_and_verify>},
-    {ScsiOpcode::kVerify10, kNoAction, "VERIFY(10)", kMedium, range10(kDpoByteCheck),
+     usage::range10(kDpoByteCheck), call<&ScsiHd::write_and_verify>},
+    {ScsiOpcode::kVerify10, kNoAction, "VERIFY(10)", kMedium, usage::range10(kDpoByteCheck),
      call<&ScsiHd::verify>},
     {ScsiOpcode::kSynchronizeCache10, kNoAction, "SYNCHRONIZE CACHE(10)", kMedium,
-     range10(kImmediate), call<&ScsiHd::synchronize_cache>},
-    {ScsiOpcode::kWriteSame10, kNoAction, "WRITE SAME(10)", kMedium | kWritable, range10(kUnmapBit),
-     call<&ScsiHd::write_same>},
-    {ScsiOpcode::kUnmap, kNoAction, "UNMAP", kMedium | kWritable | kDiscard, kUnmap,
+     usage::range10(kImmediate), call<&ScsiHd::synchronize_cache>},
+    {ScsiOpcode::kWriteSame10, kNoAction, "WRITE SAME(10)", kMedium | kWritable,
+     usage::range10(kUnmapBit), call<&ScsiHd::write_same>},
+    {ScsiOpcode::kUnmap, kNoAction, "UNMAP", kMedium | kWritable | kDiscard, usage::kUnmap,
      call<&ScsiHd::unmap>},
-    {ScsiOpcode::kModeSelect10, kNoAction, "MODE SELECT(10)", kNothing, kModeSelect10,
+    {ScsiOpcode::kModeSelect10, kNoAction, "MODE SELECT(10)", kNothing, usage::kModeSelect10,
      call<&ScsiHd::mode_select>},
-    {ScsiOpcode::kModeSense10, kNoAction, "MODE SENSE(10)", kNothing, kModeSense10,
+    {ScsiOpcode::kModeSense10, kNoAction, "MODE SENSE(10)", kNothing, usage::kModeSense10,
      call<&ScsiHd::mode_sense>},
-    {ScsiOpcode::kRead16, kNoAction, "READ(16)", kMedium, range16(kDpoFua), call<&ScsiHd::read>},
-    {ScsiOpcode::kWrite16, kNoAction, "WRITE(16)", kMedium | kWritable, range16(kDpoFua),
+    {ScsiOpcode::kRead16, kNoAction, "READ(16)", kMedium, usage::range16(kDpoFua),
+     call<&ScsiHd::read>},
+    {ScsiOpcode::kWrite16, kNoAction, "WRITE(16)", kMedium | kWritable, usage::range16(kDpoFua),
      call<&ScsiHd::write>},
     {ScsiOpcode::kWriteAndVerify16, kNoAction, "WRITE AND VERIFY(16)", kMedium | kWritable,
-     range16(kDpoByteCheck), call<&ScsiHd::write_and_verify>},
-    {ScsiOpcode::kVerify16, kNoAction, "VERIFY(16)", kMedium, range16(kDpoByteCheck),
+     usage::range16(kDpoByteCheck), call<&ScsiHd::write_and_verify>},
+    {ScsiOpcode::kVerify16, kNoAction, "VERIFY(16)", kMedium, usage::range16(kDpoByteCheck),
      call<&ScsiHd::verify>},
     {ScsiOpcode::kSynchronizeCache16, kNoAction, "SYNCHRONIZE CACHE(16)", kMedium,
-     range16(kImmediate), call<&ScsiHd::synchronize_cache>},
+     usage::range16(kImmediate), call<&ScsiHd::synchronize_cache>},
     {ScsiOpcode::kWriteSame16, kNoAction, "WRITE SAME(16)", kMedium | kWritable,
-     range16(kUnmapNoBuffer), call<&ScsiHd::write_same>},
-    {ScsiOpcode::kServiceActionIn16, 0x10, "READ CAPACITY(16)", kMedium, kCapacity16,
+     usage::range16(kUnmapNoBuffer), call<&ScsiHd::write_same>},
+    {ScsiOpcode::kServiceActionIn16, 0x10, "READ CAPACITY(16)", kMedium, usage::kCapacity16,
      call<&ScsiHd::read_capacity_16>},
-    {ScsiOpcode::kServiceActionIn16, 0x12, "GET LBA STATUS", kMedium, kLbaStatus,
+    {ScsiOpcode::kServiceActionIn16, 0x12, "GET LBA STATUS", kMedium, usage::kLbaStatus,
      call<&ScsiHd::get_lba_status>},
-    {ScsiOpcode::kReportLuns, kNoAction, "REPORT LUNS", kNothing, kReportLuns, nullptr},
-    {ScsiOpcode::kMaintenanceIn, 0x0c, "REPORT SUPPORTED OPERATION CODES", kNothing, kReportOpcodes,
-     call<&ScsiHd::report_supported_opcodes>},
-    {ScsiOpcode::kRead12, kNoAction, "READ(12)", kMedium, range12(kDpoFua), call<&ScsiHd::read>},
-    {ScsiOpcode::kWrite12, kNoAction, "WRITE(12)", kMedium | kWritable, range12(kDpoFua),
+    {ScsiOpcode::kReportLuns, kNoAction, "REPORT LUNS", kNothing, usage::kReportLuns, nullptr},
+    {ScsiOpcode::kMaintenanceIn, 0x0c, "REPORT SUPPORTED OPERATION CODES", kNothing,
+     usage::kReportOpcodes, call<&ScsiHd::report_supported_opcodes>},
+    {ScsiOpcode::kRead12, kNoAction, "READ(12)", kMedium, usage::range12(kDpoFua),
+     call<&ScsiHd::read>},
+    {ScsiOpcode::kWrite12, kNoAction, "WRITE(12)", kMedium | kWritable, usage::range12(kDpoFua),
      call<&ScsiHd::write>},
     {ScsiOpcode::kWriteAndVerify12, kNoAction, "WRITE AND VERIFY(12)", kMedium | kWritable,
-     range12(kDpoByteCheck), call<&ScsiHd::write_and_verify>},
-    {ScsiOpcode::kVerify12, kNoAction, "VERIFY(12)", kMedium, range12(kDpoByteCheck),
+     usage::range12(kDpoByteCheck), call<&ScsiHd::write_and_verify>},
+    {ScsiOpcode::kVerify12, kNoAction, "VERIFY(12)", kMedium, usage::range12(kDpoByteCheck),
      call<&ScsiHd::verify>},
 };
 
@@ -197,7 +181,7 @@ std::optional<ScsiOutcome> ScsiHd::mode_selected(Co& co, ScsiRequest& request,
   return was_on && !on ? flush(co, request) : std::nullopt;
 }
 
-/// [SBC-3 6.5.3]
+/// [SBC-3 Block Limits]
 void ScsiHd::put_block_limits(const ScsiDisk& disk, ScsiReply& reply) {
   const auto& self = static_cast<const ScsiHd&>(disk);
   const uint32_t block = self.block_size();
@@ -216,13 +200,13 @@ void ScsiHd::put_block_limits(const ScsiDisk& disk, ScsiReply& reply) {
   reply.put_zeros(20);
 }
 
-/// [SBC-3 6.5.2]
+/// [SBC-3 Block Device Characteristics]
 void ScsiHd::put_characteristics(const ScsiDisk& disk, ScsiReply& reply) {
   reply.put16(static_cast<const ScsiHd&>(disk).hd_.rotation_rate);
   reply.put_zeros(58);
 }
 
-/// [SBC-3 6.5.4]
+/// [SBC-3 Logical Block Provisioning]
 void ScsiHd::put_provisioning(const ScsiDisk& disk, ScsiReply& reply) {
   constexpr uint8_t kUnmaps = 0xe0;  // LBPU, LBPWS, LBPWS10
   constexpr uint8_t kFull = 0, kThin = 2;

@@ -27,9 +27,9 @@ constexpr size_t kBufferAlignment = 4096;
 /// How much is zeroed before somebody looks whether the command is still wanted.
 constexpr uint64_t kZeroStepBytes = 64 * 1024 * 1024;
 
-// The list of UNMAP. [SBC-3 5.28.2]
+// The list of UNMAP. [SBC-3]
 constexpr size_t kUnmapHeader = 8, kUnmapDescriptor = 16;
-// GET LBA STATUS. [SBC-3 5.7.2]
+// GET LBA STATUS. [SBC-3]
 constexpr size_t kStatusHeader = 8, kStatusDescriptor = 16;
 constexpr uint64_t kMostStatusRanges = 64;
 static_assert(kStatusHeader + kMostStatusRanges * kStatusDescriptor <= ScsiReply::kMostBytes);

@@ -34,7 +34,7 @@ class ScsiReply {
   void put_bytes(std::span<const uint8_t> bytes) {
     std::ranges::copy(bytes, room(bytes.size()).begin());
   }
-  /// ASCII, cut or padded with spaces to `width`. [SPC-4 4.4.1]
+  /// ASCII, cut or padded with spaces to `width`. [SPC-4]
   void put_text(std::string_view text, size_t width) {
     for (size_t i = 0; i < width; ++i) put8(i < text.size() ? static_cast<uint8_t>(text[i]) : ' ');
   }
