@@ -311,3 +311,179 @@ TEST_CASE("ScsiHd: START STOP UNIT and SYNCHRONIZE CACHE flush", "[scsi]") {
   // It has nothing to eject.
   CHECK(hd.run(Bytes{0x1b, 0, 0, 0, 2, 0}).failed(sense::kInvalidField));
 }
+
+TEST_CASE("ScsiHd: WRITE SAME fills a range with a block, or with zeroes", "[scsi]") {
+  Hd hd;
+  const Bytes block = scsi_pattern(512, 9), before = scsi_pattern(512, 1);
+  REQUIRE(hd.run(scsi_cdb10(0x2a, 0, 4, 1), before).good());
+  const ScsiReplied filled = hd.run(scsi_cdb16(0x93, 0, 5, 1000), block);
+  CHECK(filled.good());
+  CHECK(filled.outcome.transferred == 512);
+  CHECK(hd.on_medium(4 * 512, 512) == before);
+  for (const size_t at : {5U, 6U, 516U, 517U, 518U, 1004U})
+    CHECK(hd.on_medium(at * 512, 512) == block);
+  CHECK(hd.on_medium(1005 * 512, 512) == Bytes(512));
+  // Not zeroes, so the UNMAP bit changes nothing of what is read.
+  CHECK(hd.run(scsi_cdb10(0x41, 8, 7, 3), before).good());
+  CHECK(hd.on_medium(9 * 512, 512) == before);
+  CHECK(hd.run(scsi_cdb10(0x41, 8, 7, 3), Bytes(512)).good());
+  CHECK(hd.on_medium(7 * 512, 3 * 512) == Bytes(3 * 512));
+  CHECK(hd.on_medium(10 * 512, 512) == block);
+  CHECK(hd.run(scsi_cdb16(0x93, 9, 20, 2)).good());
+  CHECK(hd.on_medium(20 * 512, 1024) == Bytes(1024));
+  CHECK(hd.run(scsi_cdb16(0x93, 1, 30, 2)).good());
+  CHECK(hd.on_medium(30 * 512, 1024) == Bytes(1024));
+  CHECK(hd.on_medium(32 * 512, 512) == block);
+}
+
+TEST_CASE("ScsiHd: a WRITE SAME of no blocks, or of more than it says it takes, is refused",
+          "[scsi]") {
+  Hd hd({}, "driver=null-co,size=4G");
+  CHECK(hd.run(scsi_cdb16(0x93, 0, 0, 0), Bytes(512)).failed(sense::kInvalidField));
+  const ScsiReplied limits = hd.run(Bytes{0x12, 1, 0xb0, 0, 64, 0}, 64);
+  REQUIRE(limits.in.size() == 64);
+  const auto most = static_cast<uint32_t>(limits.be(36, 8));
+  CHECK(most == ScsiHd::kMostWriteSameBytes / 512);
+  CHECK(hd.run(scsi_cdb16(0x93, 0, 0, most), Bytes(512)).good());
+  CHECK(hd.run(scsi_cdb16(0x93, 0, 0, most + 1), Bytes(512)).failed(sense::kInvalidField));
+}
+
+namespace {
+
+Bytes unmap_list(std::initializer_list<std::pair<uint64_t, uint32_t>> ranges) {
+  const auto size = static_cast<uint16_t>(ranges.size() * 16);
+  Bytes list = scsi_be<2>(size + 6U) + scsi_be<2>(size) + Bytes(4);
+  for (const auto& [lba, blocks] : ranges)
+    list = list + scsi_be<8>(lba) + scsi_be<4>(blocks) + Bytes(4);
+  return list;
+}
+Bytes unmap_cdb(size_t length) { return scsi_cdb10(0x42, 0, 0, static_cast<uint16_t>(length)); }
+
+}  // namespace
+
+TEST_CASE("ScsiHd: UNMAP gives back each of its ranges", "[scsi]") {
+  Hd hd;
+  const Bytes data = scsi_pattern(64 * 512, 3);
+  REQUIRE(hd.run(scsi_cdb10(0x2a, 0, 0, 64), data).good());
+  const Bytes list = unmap_list({{2, 3}, {63, 0}, {10, 1}});
+  const ScsiReplied done = hd.run(unmap_cdb(list.size()), list);
+  CHECK(done.good());
+  CHECK(done.outcome.transferred == list.size());
+  const Bytes now = hd.on_medium(0, data.size());
+  for (size_t i = 0; i < 64; ++i) {
+    const bool gone = (i >= 2 && i < 5) || i == 10;
+    const auto at = now.begin() + static_cast<ptrdiff_t>(i * 512);
+    CHECK(std::all_of(at, at + 512, [](uint8_t b) { return b == 0; }) == gone);
+  }
+}
+
+TEST_CASE("ScsiHd: an UNMAP with anything wrong changes nothing", "[scsi]") {
+  Hd hd;
+  const Bytes data = scsi_pattern(64 * 512, 3);
+  REQUIRE(hd.run(scsi_cdb10(0x2a, 0, 0, 64), data).good());
+  const int requests = hd.disk().requests();
+  const Bytes beyond = unmap_list({{0, 8}, {kBlocks, 1}});
+  CHECK(hd.run(unmap_cdb(beyond.size()), beyond).failed(sense::kLbaOutOfRange));
+  const Bytes wrapped = unmap_list({{0, 8}, {UINT64_MAX, 2}});
+  CHECK(hd.run(unmap_cdb(wrapped.size()), wrapped).failed(sense::kLbaOutOfRange));
+  const Bytes good = unmap_list({{0, 8}, {9, 1}});
+  CHECK(hd.run(unmap_cdb(good.size() - 1), good).failed(sense::kParameterListLength));
+  CHECK(hd.run(unmap_cdb(7), good).failed(sense::kParameterListLength));
+  CHECK(hd.run(unmap_cdb(0), good).good());
+  CHECK(hd.run(unmap_cdb(8), unmap_list({})).good());
+  Bytes many = scsi_be<2>(256 * 16 + 6) + scsi_be<2>(256 * 16) + Bytes(4);
+  for (int i = 0; i < 256; ++i) many = many + scsi_be<8>(0) + scsi_be<4>(1) + Bytes(4);
+  CHECK(hd.run(unmap_cdb(many.size()), many).failed(sense::kInvalidParameter));
+  CHECK(hd.disk().requests() == requests);
+  // Whole ones count, what is cut off does not.
+  Bytes cut = good;
+  cut[3] = 31;
+  CHECK(hd.run(unmap_cdb(cut.size()), cut).good());
+  CHECK(hd.disk().requests() == requests + 1);
+}
+
+TEST_CASE("ScsiHd: an UNMAP of more than it says it takes is refused", "[scsi]") {
+  Hd hd({}, "driver=null-co,size=4G,discard=unmap");
+  const ScsiReplied limits = hd.run(Bytes{0x12, 1, 0xb0, 0, 64, 0}, 64);
+  const auto most = static_cast<uint32_t>(limits.be(20, 4));
+  CHECK(most == ScsiHd::kMostUnmapBytes / 512);
+  CHECK(limits.be(24, 4) == ScsiHd::kMostUnmapRanges);
+  const Bytes all = unmap_list({{0, most - 1}, {8, 1}}), more = unmap_list({{0, most}, {8, 1}});
+  CHECK(hd.run(unmap_cdb(all.size()), all).good());
+  CHECK(hd.run(unmap_cdb(more.size()), more).failed(sense::kInvalidParameter));
+}
+
+TEST_CASE("ScsiHd: INQUIRY tells what the user has said of the disk", "[scsi]") {
+  ScsiHdConfig config;
+  config.vendor = "ACME";
+  config.product = "A product with a long name";
+  config.revision = "42";
+  config.removable = true;
+  Hd hd(config);
+  const ScsiReplied all = hd.run(Bytes{0x12, 0, 0, 0, 255, 0}, 255);
+  REQUIRE(all.good());
+  CHECK(all.in.size() == 74);
+  CHECK(all.in[0] == 0);
+  CHECK(all.in[1] == 0x80);
+  CHECK(all.in[2] == 6);
+  CHECK(all.in[3] == 0x12);
+  CHECK(all.in[4] == 69);
+  CHECK(all.in[7] == 2);
+  CHECK(std::string(all.in.begin() + 8, all.in.begin() + 36) == "ACME    A product with a42  ");
+  CHECK(hd.run(Bytes{0x12, 0, 0, 0, 36, 0}, 255).in.size() == 36);
+  CHECK(hd.run(Bytes{0x12, 0, 0, 1, 0, 0}, 255).in.size() == 74);
+  CHECK(hd.run(Bytes{0x12, 0, 0, 0, 0, 0}, 0).good());
+  CHECK(hd.run(Bytes{0x12, 0, 1, 0, 255, 0}, 255).failed(sense::kInvalidField));
+  CHECK(hd.run(Bytes{0x12, 1, 0x84, 0, 255, 0}, 255).failed(sense::kInvalidField));
+  CHECK(hd.run(Bytes{0x1e, 0, 0, 0, 1, 0}).good());
+}
+
+TEST_CASE("ScsiHd: vital product data name the disk by its serial number and its WWN", "[scsi]") {
+  const auto page = [](Hd& hd, uint8_t code) {
+    return hd.run(Bytes{0x12, 1, code, 0, 255, 0}, 255);
+  };
+  {
+    Hd plain;
+    CHECK(page(plain, 0).in == Bytes{0, 0, 0, 5, 0, 0x83, 0xb0, 0xb1, 0xb2});
+    CHECK(page(plain, 0x80).failed(sense::kInvalidField));
+    CHECK(page(plain, 0x83).in == Bytes{0, 0x83, 0, 0});
+  }
+  ScsiHdConfig config;
+  config.serial = "rhea-1";
+  config.wwn = 0x5000c50015ea71ac;
+  config.rotation_rate = 7200;
+  config.logical_block_size = 4096;
+  config.min_io_size = 8192;
+  config.opt_io_size = 65536;
+  config.discard_granularity = 32768;
+  Hd hd(config);
+  CHECK(page(hd, 0).in == Bytes{0, 0, 0, 6, 0, 0x80, 0x83, 0xb0, 0xb1, 0xb2});
+  CHECK(page(hd, 0x80).in == Bytes{0, 0x80, 0, 6, 'r', 'h', 'e', 'a', '-', '1'});
+  CHECK(page(hd, 0x83).in == Bytes{0, 0x83, 0, 22, 2, 0, 0, 6, 'r', 'h', 'e', 'a', '-', '1',  //
+                                   1, 3, 0, 8} +
+                                 scsi_be<8>(0x5000c50015ea71ac));
+  const ScsiReplied limits = page(hd, 0xb0);
+  CHECK(limits.in.size() == 64);
+  CHECK(limits.be(2, 2) == 60);
+  CHECK(limits.in[4] == 1);
+  CHECK(limits.be(6, 2) == 2);
+  CHECK(limits.be(12, 4) == 16);
+  CHECK(limits.be(20, 4) == ScsiHd::kMostUnmapBytes / 4096);
+  CHECK(limits.be(28, 4) == 8);
+  CHECK(limits.be(32, 4) == 0x8000'0000);
+  CHECK(page(hd, 0xb1).be(2, 4) == (60U << 16 | 7200));
+  CHECK(page(hd, 0xb1).in.size() == 64);
+  CHECK(page(hd, 0xb2).in == Bytes{0, 0xb2, 0, 4, 0, 0xe0, 2, 0});
+}
+
+TEST_CASE("ScsiHd: GET LBA STATUS tells what the image holds", "[scsi]") {
+  Hd hd;
+  const auto ask = [&](uint64_t lba, uint32_t room) {
+    return hd.run(Bytes{0x9e, 0x12} + scsi_be<8>(lba) + scsi_be<4>(room) + Bytes{0, 0}, 2000);
+  };
+  const ScsiReplied one = ask(8, 24);
+  CHECK(one.in == scsi_be<4>(20) + Bytes(4) + scsi_be<8>(8) + scsi_be<4>(kBlocks - 8) + Bytes(4));
+  CHECK(ask(8, 0).good());
+  CHECK(ask(8, 20).in.size() == 20);
+  CHECK(ask(kBlocks - 1, 1000).be(16, 4) == 1);
+}
