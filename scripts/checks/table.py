@@ -33,7 +33,7 @@ BUILDS = {
 }
 UNIT_FOLDERS = ["util", "memory", "block", "devices", "vmm"]
 LINTS = ["format", "budgets", "includes", "errors", "commits", "annotations"]
-FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf", "blockdev", "virtqueue", "pci"]
+FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf", "blockdev", "virtqueue", "pci", "scsi_cdb"]
 FULL = {"RHEA_TEST_SIZE": "full"}
 
 
