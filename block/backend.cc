@@ -11,7 +11,7 @@ namespace {
 
 Nanoseconds now() { return std::chrono::steady_clock::now().time_since_epoch(); }
 
-constexpr std::array<std::string_view, kRequestKinds> kKindNames{"read", "write", "zeroing",
+constexpr std::array<std::string_view, kRequestKinds> kKindNames{"read",    "write", "zeroing",
                                                                  "discard", "flush", "query"};
 
 }  // namespace
