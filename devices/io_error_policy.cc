@@ -21,6 +21,9 @@ IoErrorPolicy::~IoErrorPolicy() {
 IoErrorPolicy::Verdict IoErrorPolicy::handle(Co& co, Request& request, Operation kind,
                                              const Error& error) {
   if (request.given_up()) return Verdict::kFailed;
+  // A medium that was taken out after the request had been let in: the guest's to hear of, whatever
+  // the policy, as nothing on the host has failed.
+  if (error.kind() == ErrorKind::kNotFound && error.os_errno() == 0) return Verdict::kFailed;
   const OnIoError action = action_for(kind, error);
   if (action == OnIoError::kStop) {
     wait_for_machine(co, request, kind, error);

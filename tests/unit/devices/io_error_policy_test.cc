@@ -74,3 +74,21 @@ TEST_CASE("IoErrorPolicy: what the policies make of an error", "[io-error]") {
     CHECK(sink.seen[0].os_errno == row.error);
   }
 }
+
+TEST_CASE("IoErrorPolicy: a medium that is gone stops no machine", "[io-error]") {
+  block::test::BlockFixture f;
+  Sink sink;
+  IoErrorPolicy policy({.device = "d", .node = "n", .on_read_error = OnIoError::kStop}, f.loop(),
+                       sink);
+  block::BlockBackend empty(f.graph(), "drive", {});
+  FakeRequest request;
+  request.gives_up_after = 1;
+  const auto result = f.graph().run_sync(f.gs(), f.main(), [&](Co& co) {
+    return policy.attempt(co, request, IoError::Operation::kRead,
+                          [&] { return empty.co_flush(co); });
+  });
+  CHECK_FALSE(result.has_value());
+  CHECK(request.looks == 1);
+  CHECK(request.parked == 0);
+  empty.close();
+}

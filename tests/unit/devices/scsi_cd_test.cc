@@ -223,6 +223,50 @@ TEST_CASE("ScsiCd: the user changes the medium while the tray is open", "[scsi-c
   REQUIRE_FALSE(cd.graph().resize(cd.gs(), other, 8 << 20).has_value());
 }
 
+TEST_CASE("ScsiCd: a guest that shuts the tray under the user's hand hears of the medium after all",
+          "[scsi-cd]") {
+  Cd cd(Cd::With::kNothing);
+  block::Node& slow = cd.add("driver=test-disk,node-name=slow,size=1M");
+  AioContext& thread = cd.add_thread();
+  test::ScsiTestRequest load;
+  load.cdb[0] = 0x1b;
+  load.cdb[4] = 3;
+  // What changes the graph waits for another disk's read. Its user is told, and the guest acts.
+  struct Guest final : block::BackendUser {
+    explicit Guest(std::move_only_function<void()> f) : acts(std::move(f)) {}
+    void drained_begin() noexcept override { acts(); }
+    void drained_end() noexcept override {}
+    bool drained_poll() const noexcept override { return false; }
+    std::move_only_function<void()> acts;
+  } guest([&] {
+    MUST(spawn(thread, [&](Co& co) {
+      RHEA_CHECK(cd.unit->execute(co, load).status == ScsiStatus::kGood);
+      test::TestDisk::of(slow).release();
+    }));
+  });
+  block::BlockBackend other(cd.graph(), "other", {});
+  REQUIRE(other.insert(cd.gs(), slow).has_value());
+  test::TestDisk::of(slow).hold();
+  std::array<std::byte, 512> bytes;
+  iovec piece;
+  std::atomic<bool> done = false;
+  MUST(spawn(cd.main(), [&](Co& co) {
+    done = other.co_read(co, 0, block::test::vector_of(bytes, piece)).has_value();
+  }));
+  cd.wait_until([&] { return test::TestDisk::of(slow).held() == 1; });
+  REQUIRE(cd.open().has_value());
+  other.set_user(&guest);
+  REQUIRE(cd.set_medium(cd.disc).has_value());
+  other.set_user(nullptr);
+  CHECK(done);
+  CHECK(cd.unit->tray().position() == ScsiTrayPosition::kClosed);
+  CHECK(cd.attentions.take() == std::vector{sense::kMediumChanged});
+  CHECK(cd.event() == event_is(2, kPresent));
+  CHECK(cd.ready().good());
+  REQUIRE(other.remove(cd.gs()).has_value());
+  other.close();
+}
+
 TEST_CASE("ScsiCd: an error on a medium that came later names its node", "[scsi-cd]") {
   Cd cd(Cd::With::kNothing);
   block::Node& bad = cd.add("driver=test-disk,node-name=bad,read-only=on,size=4M");
