@@ -35,6 +35,7 @@ struct Background {
 
   template <class Fixture>
   void start(Fixture& f, AioContext& where) {
+    request.waiter = &f.loop().waiter();
     out_piece = {out.data(), out.size()};
     in_piece = {in.data(), in.size()};
     request.data_out = block::IoVector::of(std::span(&out_piece, 1));

@@ -41,9 +41,13 @@ struct ScsiAttentions final : devices::ScsiUnitOwner {
 };
 
 struct ScsiTestRequest final : devices::ScsiRequest {
-  void park() override { ++parked; }
+  void park() override {
+    ++parked;
+    if (waiter != nullptr) waiter->kick();  // who waits for it looks again
+  }
   void unpark() override { ++unparked; }
   std::atomic<int> parked{0}, unparked{0};
+  MainWait* waiter = nullptr;
 };
 
 /// How a command has ended, and what the initiator has got.
