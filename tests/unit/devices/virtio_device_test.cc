@@ -54,7 +54,12 @@ class Holder final : public VirtioDevice {
     });
   }
 
+  /// What it was starved of is there.
+  void look_again(unsigned index) REQUIRES(bql) { serve_soon(queue(index)); }
+
   std::atomic<unsigned> taken = 0;
+  std::atomic<bool> starves = false;  // takes nothing
+  std::atomic<unsigned> served = 0;
   unsigned resets = 0;  // since the driver went live
   uint64_t activated_with = 0;
 
@@ -65,6 +70,8 @@ class Holder final : public VirtioDevice {
   void activated(uint64_t features) override REQUIRES(bql) { activated_with = features; }
   void was_reset() override REQUIRES(bql) { ++resets; }
   Served serve(VirtioQueue& queue) override {
+    ++served;
+    if (starves && queue.rings()->has_available()) return Served::kStarved;
     for (;;) {
       auto element = std::make_unique<VirtqElement>();
       if (!queue.pop(*element)) return Served::kAll;
@@ -407,4 +414,28 @@ TEST_CASE("VirtioDevice: resets race with requests on two threads", "[virtio][re
     });
     REQUIRE(machine.holder->resets == 1);
   }
+}
+
+TEST_CASE("VirtioDevice: a queue that starves is left alone until that is over, busy-polled or not",
+          "[virtio]") {
+  Machine machine;
+  bql.assert_held();
+  AioContext& context = machine.holder->queue(0).context();
+  context.post([&context] {
+    context.set_busy_poll({.longest = std::chrono::milliseconds(50), .grow = 1'000'000});
+  });
+  auto queues = machine.start();
+  machine.holder->starves = true;
+  queues[0].offer(std::vector<GuestBuffer>{{0x5'0000, 1, true}});
+  queues[0].ring();
+  machine.round_the_contexts();
+  const unsigned before = machine.holder->served;
+  CHECK(machine.holder->taken == 0);
+  for (int i = 0; i < 20; ++i) machine.round_the_contexts();
+  CHECK(machine.holder->served == before);
+  machine.holder->starves = false;
+  machine.holder->look_again(0);
+  machine.turn_until([&] { return machine.holder->taken == 1; });
+  machine.holder->release(0);
+  machine.turn_until([&] { return queues[0].take().has_value(); });
 }

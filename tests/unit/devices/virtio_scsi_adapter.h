@@ -204,11 +204,12 @@ class VirtioScsiAdapter {
     return static_cast<VirtioScsiResponse>(page(100)[kResponse]);
   }
 
-  /// Gives the device a buffer for an event, on page `n`.
-  void offer_event(unsigned n, uint32_t size = sizeof(VirtioScsiEvent)) {
+  /// Gives the device a buffer for an event, on page `n`; its head.
+  uint16_t offer_event(unsigned n, uint32_t size = sizeof(VirtioScsiEvent)) {
     std::memset(page(n), 0xee, size);
-    events().offer(std::array{GuestBuffer{address(n), size, true}});
+    const uint16_t head = events().offer(std::array{GuestBuffer{address(n), size, true}});
     events().ring();
+    return head;
   }
   VirtioScsiEvent event(unsigned n) {
     VirtioScsiEvent event;
