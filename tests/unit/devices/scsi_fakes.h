@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -44,6 +45,7 @@ class FakeUnit final : public ScsiUnit {
         request.park();
         wait(co, request, Ends::kIfCancelled);
         request.unpark();
+        if (after_parking) after_parking(co);
         break;
       case kStuck:
         wait(co, request, Ends::kIfLetGo);
@@ -74,6 +76,8 @@ class FakeUnit final : public ScsiUnit {
   void attention(const ScsiSense& sense) { owner()->attention(*this, sense); }
   bool has_owner() const { return owner() != nullptr; }
 
+  /// Called by requests that were parked, before they end. Set before the first.
+  std::function<void(Co&)> after_parking;
   std::atomic<unsigned> executed = 0, resets = 0, taken = 0;
 
  private:

@@ -1,6 +1,7 @@
 // The SCSI host adapter with its queues on several threads: what a driver may rely on, and what
 // must not meet.
 #include <array>
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <random>
 #include <set>
@@ -17,6 +18,38 @@ using Adapter = test::VirtioScsiAdapter;
 using test::FakeUnit;
 using Response = VirtioScsiResponse;
 using Task = VirtioScsiTask;
+
+TEST_CASE("VirtioScsi: an abort is told behind the task's end, however slow that one's thread is",
+          "[virtio-scsi][tmf]") {
+  Adapter adapter(2);
+  adapter.start();
+  const auto unit = adapter.add_ready(0);
+  std::atomic<bool> stopped = false, goes_on = false;
+  unit->after_parking = [&](Co& co) {
+    // Runs before what shows the driver the end of the request.
+    co.executor().aio()->post([&] {
+      stopped = true;
+      goes_on.wait(false);
+    });
+  };
+  adapter.offer(1, {FakeUnit::kPark}, Adapter::lun(0), 7, 1);
+  adapter.turn_until([&] { return unit->waiting() == 1; });
+  adapter.offer_task(Task::kAbortTask, Adapter::lun(0), 7);
+  adapter.turn_until([&] { return stopped.load(); });
+  // The function has been woken, and had its turn.
+  std::atomic<bool> passed = false;
+  AioContext& home = adapter.scsi->queue(kScsiControlQueue).context();
+  home.post([&] { home.post([&] { passed = true; }); });
+  adapter.turn_until([&] { return passed.load(); });
+  const bool told_early = adapter.control().take().has_value();
+  CHECK_FALSE(told_early);
+  CHECK_FALSE(adapter.requests(1).take().has_value());
+  goes_on = true;
+  goes_on.notify_one();
+  while (!told_early && !adapter.control().take().has_value()) std::this_thread::yield();
+  CHECK(adapter.requests(1).take().has_value());
+  CHECK(adapter.answer(1, 0).response == Response::kAborted);
+}
 
 TEST_CASE("VirtioScsi: who hears that a task is aborted has heard of the task's end",
           "[virtio-scsi][tmf][stress]") {
