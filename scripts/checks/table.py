@@ -33,7 +33,8 @@ BUILDS = {
 }
 UNIT_FOLDERS = ["util", "memory", "block", "devices", "vmm"]
 LINTS = ["format", "budgets", "includes", "errors", "commits", "annotations"]
-FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf", "blockdev", "virtqueue", "pci", "scsi_cdb"]
+FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf", "blockdev", "virtqueue", "pci", "scsi_cdb",
+                "virtio_scsi"]
 FULL = {"RHEA_TEST_SIZE": "full"}
 
 

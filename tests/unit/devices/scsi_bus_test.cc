@@ -1,179 +1,22 @@
-// Units, attentions, task management and removal of a SCSI bus, with units that hold what they are
-// told to hold.
+// Units, attentions and targets of a SCSI bus.
 #include "devices/scsi/scsi_bus.h"
 
-#include <fmt/format.h>
-
-#include <array>
+#include <algorithm>
 #include <catch2/catch.hpp>
-#include <map>
 #include <memory>
-#include <optional>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "devices/scsi/unit_attentions.h"
-#include "tests/support/size.h"
-#include "tests/support/watchdog.h"
-#include "tests/unit/devices/scsi_fakes.h"
-#include "util/io_thread.h"
-#include "util/rcu.h"
+#include "tests/unit/devices/scsi_bus_fixture.h"
 
 using namespace rhea;
 using namespace rhea::devices;
-using test::FakeRequest;
-using test::FakeUnit;
-using End = ScsiOutcome::End;
-using TaskResult = ScsiBus::TaskResult;
-using TaskScope = ScsiBus::TaskScope;
-using std::chrono_literals::operator""ms;
+using namespace rhea::test;
+using Fixture = ScsiBusFixture;
 
 namespace {
-
-constexpr uint8_t kTestUnitReady = 0x00, kRequestSense = 0x03, kInquiry = 0x12, kReportLuns = 0xa0;
-
-/// What the adapter would hear.
-struct Listener final : ScsiBusListener {
-  void unit_added(const ScsiAddress& address) override REQUIRES(bql) {
-    seen.push_back(fmt::format("+{}", address.lun));
-  }
-  void unit_removed(const ScsiAddress& address) override REQUIRES(bql) {
-    seen.push_back(fmt::format("-{}", address.lun));
-  }
-  void unit_changed(const ScsiAddress& address, const ScsiSense&) override {
-    seen.push_back(fmt::format("!{}", address.lun));
-  }
-  std::vector<std::string> seen;
-};
-
-/// A bus whose requests run on main's block context.
-class Fixture {
- public:
-  // Unchecked: the destructor gives the BQL back.
-  Fixture() NO_THREAD_SAFETY_ANALYSIS {
-    bql.lock();
-    loop_ = MUST(MainLoop::create());
-    bus_.emplace("scsi0.0", ScsiBus::Limits{}, *loop_);
-    bus_->set_listener(&listener);
-  }
-  // Unchecked: the constructor took the BQL.
-  ~Fixture() NO_THREAD_SAFETY_ANALYSIS {
-    let_all_go();  // what a failed test left waiting would hold up the end
-    for (const auto& unit : bus_->units()) MUST(bus_->remove(*unit));
-    bus_.reset();
-    loop_.reset();
-    bql.unlock();
-  }
-
-  ScsiBus& bus() { return *bus_; }
-  MainLoop& loop() { return *loop_; }
-  FakeUnit& add(uint16_t lun, uint8_t target = 0) {
-    bql.assert_held();
-    auto unit = std::make_shared<FakeUnit>(ScsiAddress{.target = target, .lun = lun});
-    FakeUnit& made = *unit;
-    REQUIRE(bus_->add(std::move(unit)).has_value());
-    return made;
-  }
-  /// One that has told of its power-on.
-  FakeUnit& add_ready(uint16_t lun, uint8_t target = 0) {
-    FakeUnit& unit = add(lun, target);
-    CHECK(outcome_of(FakeRequest({kTestUnitReady}), unit.address()).sense == sense::kPowerOn);
-    return unit;
-  }
-  void let_all_go() {
-    bql.assert_held();
-    for (const auto& unit : bus_->units()) static_cast<FakeUnit&>(*unit).let_go();
-  }
-  Result<void> remove(ScsiUnit& unit, Nanoseconds patience = ScsiBus::kPatience) {
-    bql.assert_held();
-    return bus_->remove(unit, patience);
-  }
-  template <class F>
-  bool until(F&& done) {
-    bql.assert_held();
-    return loop_->waiter().until(
-        loop_->gs(),
-        [&] {
-          const bool now = done();
-          if (!now) loop_->block().notify();
-          return now;
-        },
-        std::chrono::seconds(20));
-  }
-  /// Runs `body` in a coroutine.
-  template <class F>
-  void spawn(F&& body) {
-    REQUIRE(rhea::spawn(loop_->block(), std::forward<F>(body)).has_value());
-  }
-  ScsiOutcome outcome_of(FakeRequest& request, const ScsiAddress& address = {}) {
-    std::optional<ScsiOutcome> outcome;
-    spawn([&](Co& co) { outcome = bus_->execute(co, address, request); });
-    REQUIRE(until([&] { return outcome.has_value(); }));
-    return *outcome;
-  }
-  ScsiOutcome outcome_of(FakeRequest&& request, const ScsiAddress& address = {}) {
-    return outcome_of(request, address);
-  }
-  /// What a unit tells next, without a command that it would carry out.
-  ScsiSense next_attention(const ScsiAddress& address = {}) {
-    const ScsiOutcome outcome = outcome_of(FakeRequest({kTestUnitReady}), address);
-    return outcome.status == ScsiStatus::kCheckCondition ? outcome.sense : sense::kNone;
-  }
-
-  Listener listener;
-
- private:
-  RcuThread rcu_thread_;
-  std::unique_ptr<MainLoop> loop_;
-  std::optional<ScsiBus> bus_;
-};
-
-/// A command under way.
-class Command {
- public:
-  Command(Fixture& f, uint8_t opcode, const ScsiAddress& address = {}, uint64_t tag = 0)
-      : request({opcode}, 0, tag) {
-    f.spawn([this, &f, address](Co& co) { outcome = f.bus().execute(co, address, request); });
-  }
-  bool done() const { return outcome.has_value(); }
-
-  FakeRequest request;
-  std::optional<ScsiOutcome> outcome;
-};
-
-/// A task management function under way.
-class Management {
- public:
-  using Function = std::move_only_function<TaskResult(ScsiBus&, Co&)>;
-  Management(Fixture& f, Function function) : function_(std::move(function)) {
-    f.spawn([this, &f](Co& co) { result = function_(f.bus(), co); });
-  }
-  std::optional<TaskResult> result;
-
- private:
-  Function function_;
-};
-
-auto abort_task(const ScsiAddress& address, uint64_t tag) {
-  return [=](ScsiBus& bus, Co& co) { return bus.co_abort(co, address, TaskScope::kTask, tag); };
-}
-auto abort_all(const ScsiAddress& address) {
-  return [=](ScsiBus& bus, Co& co) { return bus.co_abort(co, address, TaskScope::kTaskSet, 0); };
-}
-auto reset_unit(const ScsiAddress& address) {
-  return [=](ScsiBus& bus, Co& co) { return bus.co_reset_unit(co, address); };
-}
-auto reset_target(const ScsiAddress& address) {
-  return [=](ScsiBus& bus, Co& co) { return bus.co_reset_target(co, address); };
-}
-
-/// Some turns, in which what can end ends.
-void settle(Fixture& f) {
-  int left = 10;
-  REQUIRE(f.until([&] { return left-- == 0; }));
-}
 
 std::vector<uint8_t> bytes(const FakeRequest& request, size_t size) {
   std::vector<uint8_t> out;
@@ -192,7 +35,7 @@ std::vector<unsigned> report_luns(Fixture& f, uint8_t select = 0, const ScsiAddr
   REQUIRE(data.size() >= 8);
   CHECK(data[3] == data.size() - 8);
   for (size_t at = 8; at < data.size(); at += 8) {
-    luns.push_back(data[at] << 8 | data[at + 1]);
+    luns.push_back(static_cast<unsigned>(data[at] << 8 | data[at + 1]));
     CHECK(std::all_of(&data[at + 2], &data[at] + 8, [](uint8_t byte) { return byte == 0; }));
   }
   return luns;
@@ -387,158 +230,4 @@ TEST_CASE("ScsiBus: the list of LUNs has changed for whoever has read it", "[scs
   CHECK(f.next_attention() == sense::kBusReset);
   f.add(2);
   CHECK(f.next_attention() == sense::kNone);
-}
-
-TEST_CASE("ScsiBus: aborting a task ends that one, and waits for it", "[scsi][tmf]") {
-  Fixture f;
-  FakeUnit& unit = f.add_ready(0);
-  f.add_ready(1);
-  Command other(f, FakeUnit::kStuck, {}, 1), meant(f, FakeUnit::kStuck, {}, 2);
-  Command elsewhere(f, FakeUnit::kStuck, {.lun = 1}, 2);
-  settle(f);
-  CHECK(f.bus().query({}, TaskScope::kTask, 2) == TaskResult::kSucceeded);
-  Management abort(f, abort_task({}, 2));
-  settle(f);
-  CHECK_FALSE(abort.result.has_value());
-  CHECK(meant.request.cancelled());
-  CHECK_FALSE(other.request.cancelled());
-  CHECK_FALSE(elsewhere.request.cancelled());
-  // One that comes later under the same name is another.
-  Command later(f, FakeUnit::kPark, {}, 2);
-  settle(f);
-  CHECK_FALSE(later.request.cancelled());
-  unit.let_go();
-  REQUIRE(f.until([&] { return abort.result.has_value(); }));
-  CHECK(abort.result == TaskResult::kComplete);
-  CHECK(meant.outcome->end == End::kAborted);
-  CHECK(other.outcome->end == End::kCompleted);
-  CHECK_FALSE(elsewhere.done());
-  CHECK(f.bus().query({}, TaskScope::kTask, 2) == TaskResult::kComplete);
-  f.let_all_go();
-  REQUIRE(f.until([&] { return later.done() && elsewhere.done(); }));
-}
-
-TEST_CASE("ScsiBus: two functions that cancel the same tasks both wait for them", "[scsi][tmf]") {
-  Fixture f;
-  FakeUnit& unit = f.add_ready(0);
-  Command one(f, FakeUnit::kStuck, {}, 1), two(f, FakeUnit::kStuck, {}, 2);
-  settle(f);
-  Management first(f, abort_task({}, 1));
-  Management all(f, abort_all({}));
-  Management reset(f, reset_target({}));
-  Management unknown(f, abort_task({}, 77));
-  settle(f);
-  CHECK(unknown.result == TaskResult::kComplete);
-  CHECK_FALSE(first.result.has_value());
-  CHECK_FALSE(all.result.has_value());
-  CHECK_FALSE(reset.result.has_value());
-  unit.let_go();
-  REQUIRE(f.until([&] { return first.result && all.result && reset.result; }));
-  CHECK(one.outcome->end == End::kAborted);  // the first reason stands
-  CHECK(two.outcome->end == End::kAborted);
-}
-
-TEST_CASE("ScsiBus: what is parked is woken by whatever cancels it", "[scsi][tmf]") {
-  Fixture f;
-  FakeUnit& unit = f.add_ready(0);
-  const auto ends_with = [&](Management::Function function) {
-    Command parked(f, FakeUnit::kPark, {}, 1);
-    settle(f);
-    CHECK(unit.waiting() == 1);
-    Management management(f, std::move(function));
-    REQUIRE(f.until([&] { return management.result.has_value() && parked.done(); }));
-    CHECK(parked.request.parks == 1);
-    CHECK(parked.request.unparks == 1);
-    return parked.outcome->end;
-  };
-  CHECK(ends_with(abort_task({}, 1)) == End::kAborted);
-  CHECK(ends_with(abort_all({})) == End::kAborted);
-  CHECK(unit.resets == 0);
-  CHECK(ends_with(reset_unit({})) == End::kReset);
-  CHECK(unit.resets == 1);
-  CHECK(f.next_attention() == sense::kDeviceReset);
-  CHECK(ends_with(reset_target({.lun = 9})) == End::kReset);
-  CHECK(unit.resets == 2);
-  CHECK(f.next_attention() == sense::kNexusLoss);
-  CHECK(ends_with([](ScsiBus& bus, Co&) {
-          bus.reset();
-          return TaskResult::kComplete;
-        }) == End::kReset);
-  CHECK(f.next_attention() == sense::kBusReset);
-  CHECK(ends_with([](ScsiBus& bus, Co&) {
-          bus.cancel(End::kReset, [](const ScsiRequest& request) { return request.tag == 2; });
-          bus.cancel(End::kReset, [](const ScsiRequest& request) { return request.tag == 1; });
-          return TaskResult::kComplete;
-        }) == End::kReset);
-  CHECK(f.next_attention() == sense::kNone);
-}
-
-TEST_CASE("ScsiBus: task management says what is not there", "[scsi][tmf]") {
-  Fixture f;
-  f.add_ready(0);
-  const auto result_of = [&](Management::Function function) {
-    Management management(f, std::move(function));
-    REQUIRE(f.until([&] { return management.result.has_value(); }));
-    return *management.result;
-  };
-  const ScsiAddress lun{.lun = 1}, target{.target = 1}, known{.lun = 0xc101};
-  for (const auto& [address, result] :
-       {std::pair{lun, TaskResult::kIncorrectLun}, std::pair{target, TaskResult::kNoTarget},
-        std::pair{known, TaskResult::kComplete}, std::pair{ScsiAddress{}, TaskResult::kComplete}}) {
-    CHECK(f.bus().find_unit(address) == result);
-    CHECK(f.bus().query(address, TaskScope::kTaskSet, 0) == result);
-    CHECK(result_of(abort_task(address, 1)) == result);
-    CHECK(result_of(abort_all(address)) == result);
-    CHECK(result_of(reset_unit(address)) == result);
-  }
-  CHECK(result_of(reset_target(lun)) == TaskResult::kComplete);
-  CHECK(result_of(reset_target(target)) == TaskResult::kNoTarget);
-}
-
-TEST_CASE("ScsiBus: a unit leaves when its requests have ended, and is found no more meanwhile",
-          "[scsi]") {
-  Fixture f;
-  FakeUnit& unit = f.add_ready(0);
-  f.add_ready(1);
-  Command parked(f, FakeUnit::kPark);
-  Command stuck(f, FakeUnit::kStuck);
-  settle(f);
-  std::optional<ScsiOutcome> late;
-  std::optional<TaskResult> managed;
-  FakeRequest request({kTestUnitReady});
-  f.spawn([&](Co& co) {
-    // Runs while main waits: the unit is leaving.
-    while (!stuck.request.cancelled()) co.reschedule();
-    late = f.bus().execute(co, {}, request);
-    managed = f.bus().co_abort(co, {}, TaskScope::kTaskSet, 0);
-    unit.let_go();
-  });
-  REQUIRE(f.remove(unit).has_value());
-  REQUIRE(f.until([&] { return parked.done() && stuck.done(); }));
-  CHECK(parked.outcome->end == End::kAborted);
-  CHECK(stuck.outcome->end == End::kAborted);
-  CHECK(late->sense == sense::kLunNotSupported);
-  CHECK(managed == TaskResult::kIncorrectLun);
-  CHECK(f.listener.seen == std::vector<std::string>{"+0", "+1", "-0"});
-}
-
-TEST_CASE("ScsiBus: a unit whose request does not end stays and goes on", "[scsi]") {
-  test::Watchdog watchdog("a unit that does not leave", std::chrono::minutes(1));
-  Fixture f;
-  FakeUnit& unit = f.add_ready(0);
-  report_luns(f);
-  Command stuck(f, FakeUnit::kStuck);
-  Management reset(f, reset_unit({}));
-  settle(f);
-  const auto removed = f.remove(unit, 20ms);
-  REQUIRE_FALSE(removed.has_value());
-  CHECK(removed.error().kind() == ErrorKind::kTimeout);
-  CHECK(unit.has_owner());
-  CHECK(f.listener.seen == std::vector<std::string>{"+0"});
-  CHECK(f.next_attention() == sense::kDeviceReset);
-  CHECK(f.next_attention() == sense::kNone);  // the list has not changed
-  unit.let_go();
-  REQUIRE(f.until([&] { return stuck.done() && reset.result.has_value(); }));
-  CHECK(stuck.outcome->end == End::kReset);
-  REQUIRE(f.remove(unit).has_value());
 }
