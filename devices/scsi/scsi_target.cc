@@ -71,7 +71,7 @@ void append_lun(std::vector<std::byte>& list, uint16_t lun) {
 /// [SPC-4 6.4.2]
 ScsiOutcome standard_inquiry(ScsiRequest& request, uint8_t peripheral) {
   constexpr std::array<uint8_t, 8> kHead{0,      0,
-                                         5,                 // SPC-3, like the units
+                                         6,                 // SPC-4, like the units
                                          0x12,              // LUNs may be large; the data's format
                                          36 - 5, 0, 0, 2};  // several commands at once
   constexpr std::string_view kNames =                       // vendor, product, revision
