@@ -159,7 +159,8 @@ void ScsiBus::attention(ScsiUnit& unit, const ScsiSense& sense) {
     if (slot == nullptr || slot->unit.get() != &unit) return;
     slot->attentions.establish(sense);
   }
-  if (listener_ != nullptr) listener_->unit_changed(unit.address(), sense);
+  if (listener_ == nullptr || !unit.changes_are_events()) return;
+  listener_->unit_changed(unit.address(), sense);
 }
 
 /// The LUNs of a target, for its initiator, who knows them then. [SPC-4 6.33]

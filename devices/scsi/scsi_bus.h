@@ -23,7 +23,7 @@ class ScsiBusListener {
   virtual ~ScsiBusListener() = default;
   virtual void unit_added(const ScsiAddress& address) REQUIRES(bql) = 0;
   virtual void unit_removed(const ScsiAddress& address) REQUIRES(bql) = 0;
-  /// A unit has something new to say of itself (its capacity, its medium).
+  /// A unit has something new to say of itself (its capacity, its medium), and it may be an event.
   virtual void unit_changed(const ScsiAddress& address, const ScsiSense& sense) = 0;
 };
 

@@ -33,6 +33,7 @@ class ScsiCd final : public ScsiDisk {
 
   Result<void> realize() override REQUIRES(bql);
   void reset() override;
+  bool changes_are_events() const noexcept override { return false; }
 
   const ScsiTray& tray() const noexcept { return *tray_; }
   /// Errors: kBusy, the guest has locked it; it is asked to let go.

@@ -45,6 +45,9 @@ class ScsiUnit {
 
   /// The machine goes on: commands that an I/O error has stopped are made again.
   virtual void machine_runs() REQUIRES(bql) {}
+  /// Whether a host adapter may tell of the unit's changes besides what its attentions say. Of an
+  /// MMC unit it must not. [virtio-1.2 5.6.6.3.2]
+  virtual bool changes_are_events() const noexcept { return true; }
 
   /// Carries out one command to its end.
   virtual ScsiOutcome execute(Co& co, ScsiRequest& request) = 0;

@@ -32,8 +32,7 @@ bool VirtioScsiEvents::add_reset(const ScsiAddress& address, VirtioScsiResetReas
                                            .reason = std::to_underlying(reason)});
 }
 
-/// Only for PARAMETERS CHANGED, which a disk says of itself; a CD drive has other ways, and the
-/// driver must not hear of it here. [virtio-1.2 5.6.6.3]
+/// Only for PARAMETERS CHANGED: a new medium is none of these. [virtio-1.2 5.6.6.3]
 bool VirtioScsiEvents::add_change(const ScsiAddress& address, const ScsiSense& sense) {
   constexpr uint8_t kParametersChanged = 0x2a;
   if (sense.asc != kParametersChanged) return false;

@@ -64,6 +64,7 @@ class FakeUnit final : public ScsiUnit {
     if (request.cancelled()) return {.end = request.cancelled_end()};
     return ScsiOutcome::good(0);
   }
+  bool changes_are_events() const noexcept override { return !is_drive; }
   void wake_cancelled() override { wake(Ends::kIfCancelled); }
   void reset() override { ++resets; }
 
@@ -78,6 +79,7 @@ class FakeUnit final : public ScsiUnit {
 
   /// Called by requests that were parked, before they end. Set before the first.
   std::function<void(Co&)> after_parking;
+  std::atomic<bool> is_drive = false;  ///< for CDs
   std::atomic<unsigned> executed = 0, resets = 0, taken = 0;
 
  private:

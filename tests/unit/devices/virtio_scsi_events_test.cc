@@ -42,8 +42,10 @@ TEST_CASE("VirtioScsi: units that come, go and change are told of", "[virtio-scs
   CHECK(adapter.event(0).lun[1] == 5);
   unit->attention(sense::kCapacityChanged);
   CHECK(next_event(adapter, 1) == Event{kChange, 0x412c, 0x092a});
-  // What a CD drive says of itself is not told here.
-  unit->attention(sense::kMediumChanged);
+  unit->attention(sense::kMediumChanged);  // is no parameter
+  // A CD drive has other ways.
+  unit->is_drive = true;
+  unit->attention(sense::kCapacityChanged);
   adapter.remove(*unit);
   CHECK(next_event(adapter, 2) == Event{kReset, 0x412c, 2});
   CHECK_FALSE(adapter.events().take().has_value());
