@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "util/check.h"
+#include "util/sync_point.h"
 
 namespace rhea::devices {
 
@@ -18,18 +19,18 @@ IoErrorPolicy::~IoErrorPolicy() {
   RHEA_CHECK(parked_ == nullptr, "a disk goes while requests wait");
 }
 
-IoErrorPolicy::Verdict IoErrorPolicy::handle(Co& co, Request& request, Operation kind,
+IoErrorPolicy::Verdict IoErrorPolicy::handle(Co& co, Request& request, const Attempt& attempt,
                                              const Error& error) {
   if (request.given_up()) return Verdict::kFailed;
   // A medium that was taken out after the request had been let in: the guest's to hear of, whatever
   // the policy, as nothing on the host has failed.
   if (error.kind() == ErrorKind::kNotFound && error.os_errno() == 0) return Verdict::kFailed;
-  const OnIoError action = action_for(kind, error);
+  const OnIoError action = action_for(attempt.kind, error);
   if (action == OnIoError::kStop) {
-    wait_for_machine(co, request, kind, error);
+    wait_for_machine(co, request, attempt, error);
     return request.given_up() ? Verdict::kFailed : Verdict::kAgain;
   }
-  report(kind, action, error, std::nullopt);
+  report(attempt.kind, action, error, std::nullopt);
   return action == OnIoError::kIgnore ? Verdict::kIgnored : Verdict::kFailed;
 }
 
@@ -40,19 +41,21 @@ OnIoError IoErrorPolicy::action_for(Operation kind, const Error& error) const {
   return error.os_errno() == ENOSPC ? OnIoError::kStop : OnIoError::kReport;
 }
 
-void IoErrorPolicy::wait_for_machine(Co& co, Request& request, Operation kind, const Error& error) {
+void IoErrorPolicy::wait_for_machine(Co& co, Request& request, const Attempt& attempt,
+                                     const Error& error) {
   Parked self{co.coroutine(), request};
-  uint64_t run = 0;
+  RHEA_SYNC_POINT("IoErrorPolicy: failed, not yet parked");
   {
     // Before the machine hears of it, and so before it can be told to go on.
     MutexLock lock(mutex_);
     // Who gives a request up does so before it looks at the list: either it finds this one there,
     // or this sees it.
     if (request.given_up()) return;
+    // It has stopped for another and gone on since: to have what failed made again, so this too.
+    if (run_->load() != attempt.run) return;
     self.next = std::exchange(parked_, &self);
-    run = run_->load();
   }
-  report(kind, OnIoError::kStop, error, run);
+  report(attempt.kind, OnIoError::kStop, error, attempt.run);
   request.park();
   co.yield();
   request.unpark();

@@ -58,10 +58,11 @@ class IoErrorPolicy {
   template <class F>
   Result<void> attempt(Co& co, Request& request, Operation kind, F&& operation) {
     for (;;) {
+      const uint64_t run = run_->load(std::memory_order_relaxed);  // an older one does no harm
       Result<void> result = operation();
       if (result.has_value()) [[likely]]
         return result;
-      switch (handle(co, request, kind, result.error())) {
+      switch (handle(co, request, {kind, run}, result.error())) {
         case Verdict::kAgain:
           continue;
         case Verdict::kIgnored:
@@ -85,9 +86,14 @@ class IoErrorPolicy {
   enum class Verdict : uint8_t { kAgain, kIgnored, kFailed };
   struct Parked;
 
-  Verdict handle(Co& co, Request& request, Operation kind, const Error& error);
+  /// What was tried, and in which run of the machine.
+  struct Attempt {
+    Operation kind;
+    uint64_t run;
+  };
+  Verdict handle(Co& co, Request& request, const Attempt& attempt, const Error& error);
   OnIoError action_for(Operation kind, const Error& error) const;
-  void wait_for_machine(Co& co, Request& request, Operation kind, const Error& error);
+  void wait_for_machine(Co& co, Request& request, const Attempt& attempt, const Error& error);
   void report(Operation kind, OnIoError action, const Error& error, std::optional<uint64_t> run);
   static void wake_all(Parked* woken);
 
