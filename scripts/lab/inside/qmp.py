@@ -1,13 +1,11 @@
-"""A small QMP client on a pump: greeting, commands with ids, events kept in order."""
+"""A QMP client on a pump: the protocol is scripts/qmp_client.py's, the waiting the pump's."""
 
-import json
 import socket
 import time
 from typing import Any
 
 from lab.inside.pump import Pump, WaitTimeout
-
-Message = dict[str, Any]
+from qmp_client import Conversation, Message, Pattern
 
 
 class QmpError(Exception):
@@ -23,15 +21,19 @@ class QmpClient:
 
     def __init__(self, pump: Pump, sock: socket.socket) -> None:
         self._pump, self._sock = pump, sock
-        self._buffer = b""
-        self._next_id = 0
-        self._replies: dict[int, Message] = {}
-        self.greeting: Message | None = None
+        self._talk = Conversation()
         self.greeting_time = 0.0
-        self.events: list[Message] = []
         self.closed = False
         sock.setblocking(False)
         pump.add(sock.fileno(), self._read)
+
+    @property
+    def greeting(self) -> Message | None:
+        return self._talk.greeting
+
+    @property
+    def events(self) -> list[Message]:
+        return self._talk.events
 
     def _read(self) -> None:
         try:
@@ -44,19 +46,11 @@ class QmpClient:
             self.close()
             return
         now = time.monotonic()
-        self._buffer += data
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
-            if line.strip():
-                self._dispatch(json.loads(line), now)
-
-    def _dispatch(self, message: Message, now: float) -> None:
-        if "QMP" in message:
-            self.greeting, self.greeting_time = message, now
-        elif "event" in message:
-            self.events.append({**message, "received": now})
-        else:
-            self._replies[message.get("id", -1)] = message
+        for message in self._talk.feed(data):
+            if "QMP" in message:
+                self.greeting_time = now
+            elif "event" in message:
+                message["received"] = now
 
     def close(self) -> None:
         if not self.closed:
@@ -76,18 +70,20 @@ class QmpClient:
 
     def execute(self, command: str, arguments: Message | None = None, timeout: float = 30) -> Any:
         """Sends a command and returns its value; QmpError carries the server's words."""
-        self._next_id += 1
-        wanted = self._next_id
-        request: Message = {"execute": command, "id": wanted}
-        if arguments is not None:
-            request["arguments"] = arguments
-        self._send(json.dumps(request).encode() + b"\r\n")
-        self._pump.wait(lambda: wanted in self._replies or self.closed, timeout)
-        if wanted not in self._replies:
+        number, data = self._talk.request(command, arguments)
+        self._send(data)
+        reply: Message | None = None
+
+        def replied() -> bool:
+            nonlocal reply
+            reply = reply or self._talk.take_reply(number)
+            return reply is not None or self.closed
+
+        self._pump.wait(replied, timeout)
+        if reply is None:
             raise WaitTimeout(
                 f"no reply to {command}" + (": connection closed" if self.closed else "")
             )
-        reply = self._replies.pop(wanted)
         if "error" in reply:
             raise QmpError(
                 f"{command}: {reply['error'].get('class')}: {reply['error'].get('desc')}"
@@ -102,12 +98,17 @@ class QmpClient:
         except (BrokenPipeError, ConnectionResetError):
             self.close()
 
-    def wait_event(self, name: str, timeout: float = 60) -> Message:
-        """Takes the first event of that name out of the queue, waiting for it when needed."""
-        self._pump.wait(
-            lambda: self.closed or any(e["event"] == name for e in self.events), timeout
-        )
-        for index, event in enumerate(self.events):
-            if event["event"] == name:
-                return self.events.pop(index)
-        raise WaitTimeout(f"no event {name}; queued: {[e['event'] for e in self.events]}")
+    def wait_event(self, pattern: str | Pattern, timeout: float = 60) -> Message:
+        """Takes the first such event out of the queue, waiting for it when needed."""
+        wanted = pattern if isinstance(pattern, Pattern) else Pattern.parse(pattern)
+        event: Message | None = None
+
+        def came() -> bool:
+            nonlocal event
+            event = event or self._talk.take_event(wanted)
+            return event is not None or self.closed
+
+        self._pump.wait(came, timeout)
+        if event is None:
+            raise WaitTimeout(f"no event {wanted}; queued: {[e['event'] for e in self.events]}")
+        return event
