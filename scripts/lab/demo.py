@@ -23,6 +23,9 @@ run grep -m1 'model name' /proc/cpuinfo
 run free
 run ls /sys/bus/pci/devices
 """
+UNPLUG_MODULES = ("virtio_pci", "virtio_blk")
+# How a line of the show begins, by who says it.
+SPEAKERS = {"type": "$     ", "reply": "reply ", "event": "event ", "guest": "guest|"}
 # What the batch's console must contain, by what it shows.
 BATCH_CHECKS = {
     "uname -a": r"^Linux \S+ {release} ",
@@ -39,14 +42,19 @@ def say(text: str) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo")
+    parser.add_argument("show", nargs="?", choices=["unplug"])
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of unplug")
     parser.add_argument("--batch", action="store_true")
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--memory", type=int, default=256, metavar="MIB")
     parser.add_argument("--kernel", default="6.1", choices=sorted(kernel.METAPACKAGES))
-    parser.add_argument("--timeout", type=float, default=240, help="for --batch, in seconds")
+    parser.add_argument("--timeout", type=float, default=240, help="for all but the shell, in seconds")
     parser.add_argument("--vmm", default="rhea", help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.rounds < 1:
+        parser.error("--rounds: at least one")
+    return options
 
 
 class Demo:
@@ -59,10 +67,10 @@ class Demo:
         say("getting Debian's kernel (from the cache, or one download of about 30 MB)")
         self.kernel = kernel.fetch(options.kernel, update=options.update)
         say(f"kernel: {self.kernel.package}")
-        script = BATCH_SCRIPT if options.batch else None
-        self.initrd = guest.initramfs(
-            self.kernel, modules=guest.POWER_BUTTON_MODULES, script=script
-        )
+        unplug = options.show == "unplug"
+        script = BATCH_SCRIPT if options.batch and not unplug else None
+        modules = UNPLUG_MODULES if unplug else guest.POWER_BUTTON_MODULES
+        self.initrd = guest.initramfs(self.kernel, modules=modules, script=script)
         say(
             f"guest: {options.cpus} CPU, {options.memory} MiB, busybox; VMM: {self.vmm.binary}"
         )
@@ -85,6 +93,10 @@ class Demo:
         if not problems:
             say(f"the guest ran its commands and powered off ({result.seconds:.1f} s)")
             return 0
+        return self._failed(result, problems)
+
+    @staticmethod
+    def _failed(result: LabResult, problems: list[str]) -> int:
         for problem in problems:
             print(f"demo: FAILED: {problem}", file=sys.stderr)
         print(result.report(), file=sys.stderr)
@@ -120,6 +132,46 @@ class Demo:
             self.progress("the nested machine is up")
         elif event["event"] in ("vm", "boot"):
             self.progress("the guest boots")
+
+    def unplug(self) -> int:
+        params = {
+            "cpus": self.options.cpus,
+            "memory": str(self.options.memory),
+            "rounds": self.options.rounds,
+            "timeout": self.options.timeout,
+        }
+        result = self._run("unplug", params, self._show_unplug, None)
+        problems = self._unplug_problems(result)
+        if not problems:
+            rounds = f"{self.options.rounds} time" + "s" * (self.options.rounds > 1)
+            say(f"the disk came and went {rounds}, under I/O ({result.seconds:.1f} s)")
+            return 0
+        return self._failed(result, problems)
+
+    @staticmethod
+    def _unplug_problems(result: LabResult) -> list[str]:
+        if result.exit_status != 0:
+            return [result.problem or "the scenario failed"]
+        outcome = result.case("unplug")
+        if not outcome.ok:
+            return [outcome.error or "the show did not end"]
+        problems = []
+        for number, seen in enumerate(outcome.data["rounds"], 1):
+            if " vda\n" not in seen["there"]:
+                problems.append(f"round {number}: the guest did not see the disk come")
+            if not re.search(r"(No such device|Input/output|I/O) ?", seen["last_words"]):
+                problems.append(f"round {number}: the writer did not notice: {seen['last_words']}")
+            if "vda" in seen["gone"]:
+                problems.append(f"round {number}: the guest still has the disk")
+        if outcome.data["exit_status"] != 0:
+            problems.append(f"the VMM's exit status is {outcome.data['exit_status']}")
+        return problems
+
+    def _show_unplug(self, event: Event) -> None:
+        if event["event"] == "show":
+            print(f"{SPEAKERS[event['who']]} {event['text']}", flush=True)
+        elif event["event"] != "line":
+            self._show_batch(event)
 
     def interactive(self) -> int:
         say("the guest's shell follows; end with 'poweroff -f', or Ctrl-A X")
@@ -165,7 +217,7 @@ class Demo:
         on_event: runner.EventHandler,
         terminal: runner.Terminal | None,
     ) -> LabResult:
-        limit = self.options.timeout if self.options.batch else float("inf")
+        limit = float("inf") if scenario == "interactive" else self.options.timeout
         if self.choice.where == "lab":
             self.progress("starting the nested machine (about 6 s)")
         return runner.run(
@@ -184,11 +236,13 @@ class Demo:
 def main() -> int:
     signals_raise()
     options = parse(sys.argv[1:])
-    if not options.batch and not sys.stdin.isatty():
+    if not options.show and not options.batch and not sys.stdin.isatty():
         print("demo: an interactive shell needs a terminal on stdin; try --batch", file=sys.stderr)
         return 2
     try:
         demo = Demo(options)
+        if options.show == "unplug":
+            return demo.unplug()
         return demo.batch() if options.batch else demo.interactive()
     except LabError as error:
         print(f"demo: {error}", file=sys.stderr)

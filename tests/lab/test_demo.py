@@ -1,5 +1,6 @@
 """scripts/demo as users run it: --batch, the interactive shell, and what an interruption leaves."""
 
+import json
 import os
 import pty
 import re
@@ -156,3 +157,39 @@ def test_ctrl_a_x_quits_the_vmm() -> None:
         demo.expect(r"demo: the guest has ended")
         assert demo.process.wait(30) == 0
         assert termios.tcgetattr(slave) == modes
+
+
+@pytest.mark.timeout(400)
+def test_unplug_shows_a_disk_come_and_go_under_io_and_exits_0() -> None:
+    done = subprocess.run(
+        [*DEMO, "unplug", "--batch", "--rounds", "2"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    deleted = [line for line in lines if line.startswith("event") and "DEVICE_DELETED" in line]
+    paths = [json.loads(line.partition(" ")[2])["data"]["path"] for line in deleted]
+    hot = "/machine/peripheral/hot"
+    assert paths == [f"{hot}/virtio-backend", hot] * 2
+    # What the guest saw, in order: there, at work, gone.
+    assert len([line for line in lines if re.match(r"guest\|.* 65536 vda$", line)]) == 2
+    assert len([line for line in lines if re.match(r"guest\| \d+ writes so far", line)]) == 2
+    typed = [line.partition("qmp.sock ")[2] for line in lines if line.startswith("$")]
+    assert typed.count("device_del id=hot --wait DEVICE_DELETED:device=hot") == 2
+    assert lines[-1].startswith("demo: the disk came and went 2 times, under I/O")
+
+
+@pytest.mark.timeout(400)
+def test_unplug_fails_when_it_does_not_finish_in_time() -> None:
+    done = subprocess.run(
+        [*DEMO, "unplug", "--timeout", "0.5"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 1
+    assert "FAILED" in done.stderr

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lab.inside.pump import Pump, WaitTimeout
@@ -24,6 +25,7 @@ class QmpClient:
         self._talk = Conversation()
         self.greeting_time = 0.0
         self.closed = False
+        self.on_event: Callable[[Message], None] = lambda event: None
         sock.setblocking(False)
         pump.add(sock.fileno(), self._read)
 
@@ -51,6 +53,7 @@ class QmpClient:
                 self.greeting_time = now
             elif "event" in message:
                 message["received"] = now
+                self.on_event(message)
 
     def close(self) -> None:
         if not self.closed:
