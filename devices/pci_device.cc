@@ -14,6 +14,16 @@ uint8_t PciDevice::interrupt_pin() const {
   return static_cast<uint8_t>(config_.read(std::to_underlying(PciReg::kInterruptPin), 1));
 }
 
+std::vector<PciDevice::BarView> PciDevice::bars() const {
+  std::vector<BarView> views;
+  for (unsigned i = 0; i < PciConfig::kBars; ++i) {
+    const Bar& bar = bars_[i];
+    if (bar.region == nullptr) continue;
+    views.push_back({i, *config_.bar_kind(i), bar.region->size_bytes(), bar.mapped_at});
+  }
+  return views;
+}
+
 uint32_t PciDevice::config_read(uint8_t offset, unsigned size) {
   config_reading(offset, size);
   const uint32_t value = config_.read(offset, size);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "devices/device.h"
 #include "devices/pci_config.h"
@@ -48,6 +49,19 @@ class PciDevice : public Device {
   PciBus* bus() const REQUIRES(bql) { return bus_; }
   unsigned slot() const REQUIRES(bql) { return slot_; }
   uint8_t interrupt_pin() const REQUIRES(bql);
+
+  /// A register of the common header, for whoever lists devices: nothing happens by it.
+  uint32_t config_value(PciReg reg, unsigned size) const REQUIRES(bql) {
+    return config_.read(static_cast<uint8_t>(reg), size);
+  }
+  struct BarView {
+    unsigned index;
+    BarKind kind;
+    uint64_t size_bytes;
+    std::optional<uint64_t> mapped_at;  ///< none: the guest does not see it
+  };
+  /// Those that it has.
+  std::vector<BarView> bars() const REQUIRES(bql);
 
  protected:
   PciDevice(std::string id, const PciIdentity& identity)

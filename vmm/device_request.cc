@@ -74,6 +74,12 @@ Result<Disk*> DeviceRequest::take_disk(std::string_view driver, const std::strin
   return disk;
 }
 
+std::vector<const IoThreadObject*> DeviceRequest::iothreads() const {
+  std::vector<const IoThreadObject*> used;
+  for (const IoThreadUse& use : iothreads_) used.push_back(&use.iothread());
+  return used;
+}
+
 void DeviceRequest::now_uses(IoThreadObject* iothread) {
   iothreads_.clear();
   if (iothread != nullptr) iothreads_.emplace_back(*iothread, fmt::format("device '{}'", name()));

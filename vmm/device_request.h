@@ -15,6 +15,7 @@
 #include "memory/address_space.h"
 #include "util/main_loop.h"
 #include "util/option_reader.h"
+#include "vmm/config.h"
 #include "vmm/device_bus.h"
 #include "vmm/disks.h"
 #include "vmm/iothread_object.h"
@@ -60,6 +61,11 @@ class DeviceRequest {
   std::span<const std::string> parts() const noexcept { return parts_; }
   /// The buses that it brings along.
   std::span<const std::unique_ptr<DeviceBus>> buses() const noexcept { return buses_; }
+  /// What the user asked for, whole.
+  const DeviceConfig& asked() const noexcept { return asked_; }
+  void set_asked(DeviceConfig asked) { asked_ = std::move(asked); }
+  /// Those that the device runs on, once for each queue or more.
+  std::vector<const IoThreadObject*> iothreads() const;
 
   /// The device has a part of that name; its path.
   const std::string& add_part(std::string_view name);
@@ -89,6 +95,7 @@ class DeviceRequest {
   const std::string id_, path_;
   OptionReader options_;
   unsigned bus_number_ = 0;
+  DeviceConfig asked_;
   std::vector<IoThreadUse> iothreads_;
   std::vector<Disk*> disks_;
   std::vector<std::string> parts_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <vector>
 
 #include "util/check.h"
@@ -87,16 +88,31 @@ std::string device_list_help() {
   return text;
 }
 
-std::string device_help(const DeviceRow& row) {
+std::vector<DeviceProperty> properties_of(const DeviceRow& row) {
   std::vector<DeviceProperty> properties(row.properties.begin(), row.properties.end());
   const auto place = place_properties(row.bus);
   properties.insert(properties.end(), place.begin(), place.end());
   std::ranges::sort(properties, {}, &DeviceProperty::name);
+  return properties;
+}
+
+std::string parent_type(const DeviceRow& row) {
+  std::string type;
+  for (const char c : to_string(row.bus))
+    type += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return type + "-device";
+}
+
+std::string device_help(const DeviceRow& row) {
   std::string text = fmt::format("{} options:\n", row.driver);
-  for (const DeviceProperty& property : properties) {
+  for (const DeviceProperty& property : properties_of(row)) {
     const std::string typed = fmt::format("{}=<{}>", property.name, property.type);
-    text += property.help.empty() ? fmt::format("  {}\n", typed)
-                                  : fmt::format("  {:<22} - {}\n", typed, property.help);
+    std::string help(property.help);
+    if (!property.fallback.empty()) {
+      help += fmt::format("{}(default: {})", help.empty() ? "" : " ", property.fallback);
+    }
+    text +=
+        help.empty() ? fmt::format("  {}\n", typed) : fmt::format("  {:<22} - {}\n", typed, help);
   }
   return text;
 }

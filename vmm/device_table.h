@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 #include "util/error.h"
 #include "vmm/device_bus.h"
@@ -25,8 +26,9 @@ namespace rhea::vmm {
 
 struct DeviceProperty {
   std::string_view name;
-  std::string_view type;  ///< "uint16", "bool", "str": for -device DRIVER,help
-  std::string_view help;  ///< may be empty
+  std::string_view type;        ///< "uint16", "bool", "str": for -device DRIVER,help
+  std::string_view help;        ///< may be empty
+  std::string_view fallback{};  ///< what it is if nobody says; empty: nothing, or it depends
 };
 
 struct DeviceRow {
@@ -55,6 +57,10 @@ const DeviceRow* find_device_row(std::span<const DeviceRow> table,
 
 /// What every device on such a bus takes.
 std::span<const DeviceProperty> place_properties(BusKind bus) noexcept;
+/// The row's, and what every device on its bus takes, by name.
+std::vector<DeviceProperty> properties_of(const DeviceRow& row);
+/// "pci-device": the type of everything on the row's bus.
+std::string parent_type(const DeviceRow& row);
 
 /// -device help, and -device DRIVER,help.
 std::string device_list_help();

@@ -61,6 +61,8 @@ class IoThreadUse {
       : iothread_(std::exchange(other.iothread_, nullptr)), user_(std::move(other.user_)) {}
   IoThreadUse& operator=(IoThreadUse&&) = delete;
 
+  const IoThreadObject& iothread() const noexcept { return *iothread_; }
+
  private:
   IoThreadObject* iothread_;
   std::string user_;

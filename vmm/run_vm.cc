@@ -29,8 +29,11 @@
 #include "vmm/qmp/machine_commands.h"
 #include "vmm/qmp/media_commands.h"
 #include "vmm/qmp/object_commands.h"
+#include "vmm/qmp/pci_query.h"
+#include "vmm/qmp/qom_commands.h"
 #include "vmm/qmp/server.h"
 #include "vmm/qmp/throttle_command.h"
+#include "vmm/qom_machine.h"
 #include "vmm/qtest.h"
 #include "vmm/qtest_accel.h"
 #include "vmm/storage.h"
@@ -230,6 +233,15 @@ class Process {
     add_machine_commands(commands, *vm_);
     add_object_commands(commands, *loop_, storage_->objects());
     add_device_commands(commands, *hotplug_);
+    add_pci_query(commands, machine_->pci(), *devices_);
+    add_qom_commands(commands, [this] {
+      bql.assert_held();
+      return describe_machine({.config = config_,
+                               .vm = *vm_,
+                               .objects = storage_->objects(),
+                               .devices = *devices_,
+                               .bus = machine_->pci()});
+    });
     add_block_commands(commands, *loop_, *storage_);
     add_media_commands(commands, *loop_, *storage_, devices_.get());
     add_throttle_command(commands, *loop_, *storage_);

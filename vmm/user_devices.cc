@@ -81,6 +81,12 @@ UserDevice* UserDevices::at_slot(unsigned slot) const {
   return nullptr;
 }
 
+std::vector<const DeviceRequest*> UserDevices::requests() const {
+  std::vector<const DeviceRequest*> all;
+  for (const auto& device : devices_) all.push_back(&device->request());
+  return all;
+}
+
 std::string UserDevices::new_path(const std::string& id) {
   if (!id.empty()) return "/machine/peripheral/" + id;
   return fmt::format("/machine/peripheral-anon/device[{}]", next_anonymous_++);
@@ -129,6 +135,7 @@ Result<UserDevice*> UserDevices::add(const DeviceConfig& config) {
   auto request =
       std::make_unique<DeviceRequest>(host_, config.id, new_path(config.id), config.options);
   DeviceRequest& made_from = *request;
+  made_from.set_asked(config);
   made_from.set_bus_number(next_bus_);
   DeviceBus* bus = TRY(take_bus(*row, made_from.options()));
   std::unique_ptr<UserDevice> device(new UserDevice(*bus, std::move(request)));

@@ -75,6 +75,9 @@ class UserDevices final : public VmObserver {
   /// By BusDevice::hotplug_slot(); null if there is none. Any thread.
   UserDevice* at_slot(unsigned slot) const REQUIRES(bql);
 
+  /// What each was made from, in the order of making.
+  std::vector<const DeviceRequest*> requests() const;
+
   void stopped() override;
   void resumed() override;
 

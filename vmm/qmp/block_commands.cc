@@ -21,9 +21,7 @@ std::string text_or_empty(const Json& arguments, const char* name) {
 }
 
 QmpResult blockdev_add(Gs& gs, Storage& storage, const Json& arguments) {
-  const auto driver = arguments.find("driver");
-  if (driver == arguments.end()) return generic("Parameter 'driver' is missing");
-  if (const auto name = arguments.find("node-name"); name != arguments.end() && name->is_string()) {
+  if (const auto name = arguments.find("node-name"); name != arguments.end()) {
     const auto& text = name->get_ref<const std::string&>();
     if (!is_identifier(text)) return generic(fmt::format("Invalid node-name: '{}'", text));
     if (storage.disks().find_drive(text) != nullptr) {
@@ -153,7 +151,9 @@ void add_block_commands(QmpCommandTable& table, MainLoop& loop, Storage& storage
                shape});
   };
   const QmpArgument node_name{"node-name", QmpType::kString};
-  add("blockdev-add", {}, blockdev_add, QmpShape::kAny);
+  add("blockdev-add",
+      {{"driver", QmpType::kString}, {"node-name", QmpType::kString, QmpPresence::kOptional}},
+      blockdev_add, QmpShape::kAny);
   add("blockdev-del", {node_name}, [](Gs& gs, Storage& s, const Json& a) -> QmpResult {
     TRY(s.graph().del(gs, a["node-name"].get<std::string>()));
     return qmp_done();

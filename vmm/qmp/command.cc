@@ -66,7 +66,7 @@ std::string_view to_string(QmpErrorClass error_class) noexcept {
 }
 
 std::optional<QmpError> check_arguments(const std::vector<QmpArgument>& schema,
-                                        const Json& arguments) {
+                                        const Json& arguments, QmpShape shape) {
   for (const QmpArgument& argument : schema) {
     const auto member = arguments.find(argument.name);
     if (member == arguments.end()) {
@@ -77,13 +77,32 @@ std::optional<QmpError> check_arguments(const std::vector<QmpArgument>& schema,
       return QmpError{.description = fmt::format("Invalid parameter type for '{}', expected: {}",
                                                  argument.name, to_string(argument.type))};
     }
+    if (argument.values.empty()) continue;
+    const auto& value = member->get_ref<const std::string&>();
+    if (std::ranges::find(argument.values, value) == argument.values.end()) {
+      return QmpError{.description = fmt::format("Parameter '{}' does not accept value '{}'",
+                                                 argument.name, value)};
+    }
   }
+  if (shape == QmpShape::kAny) return std::nullopt;
   for (const auto& [name, value] : arguments.items()) {
     if (std::ranges::find(schema, name, &QmpArgument::name) == schema.end()) {
       return QmpError{.description = fmt::format("Parameter '{}' is unexpected", name)};
     }
   }
   return std::nullopt;
+}
+
+QmpResult QmpCommand::run(const Json& given) const {
+  std::vector<QmpArgument> schema = arguments;
+  if (const auto tag = given.find(variants.tag); tag != given.end() && tag->is_string()) {
+    const auto variant = variants.arguments.find(tag->get_ref<const std::string&>());
+    if (variant != variants.arguments.end()) {
+      schema.insert(schema.end(), variant->second.begin(), variant->second.end());
+    }
+  }
+  if (auto error = check_arguments(schema, given, shape)) return *std::move(error);
+  return handler(given);
 }
 
 void QmpCommandTable::add(QmpCommand command) {
@@ -95,12 +114,6 @@ void QmpCommandTable::add(QmpCommand command) {
 const QmpCommand* QmpCommandTable::find(std::string_view name) const {
   const auto found = commands_.find(name);
   return found == commands_.end() ? nullptr : &found->second;
-}
-
-ReplyJson QmpCommandTable::list() const {
-  ReplyJson names = ReplyJson::array();
-  for (const auto& [name, command] : commands_) names.push_back({{"name", name}});
-  return names;
 }
 
 }  // namespace rhea::vmm

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <ranges>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -49,14 +50,23 @@ struct QmpArgument {
   std::string name;
   QmpType type = QmpType::kAny;
   QmpPresence presence = QmpPresence::kRequired;
+  /// Those that a string may be; none: any.
+  std::vector<std::string> values{};
 };
 
-/// Whether a command's arguments are those it declares, or any object, which its handler checks
+/// Whether a command's arguments are those it declares, or others as well, which its handler checks
 /// (the options of a block driver).
 enum class QmpShape : uint8_t { kDeclared, kAny };
 
+/// What a command takes besides if its argument `tag` has a certain value.
+struct QmpVariants {
+  std::string tag;
+  std::map<std::string, std::vector<QmpArgument>, std::less<>> arguments;  ///< by the tag's value
+};
+
 /// A command. The framework checks declared arguments first: a handler meets only objects that have
-/// every required member, each of its type, and no other.
+/// every required member, each of its type, and, unless its shape is kAny, no other. They are also
+/// what query-qmp-schema tells.
 /// Thread: handlers run on main, in the service context, with the BQL held. They are no coroutines
 /// and keep the events of what they did ahead of their own answer by returning last.
 struct QmpCommand {
@@ -64,12 +74,19 @@ struct QmpCommand {
   std::vector<QmpArgument> arguments;
   std::function<QmpResult(const Json& arguments)> handler;
   QmpShape shape = QmpShape::kDeclared;
+  QmpVariants variants{};
+  /// What a client may want to know of it: "json-cli-hotplug".
+  std::vector<std::string> features{};
+
+  /// Checks, then calls the handler.
+  QmpResult run(const Json& given) const;
 };
 
 /// What is wrong with `arguments`, an object, in QEMU's words and order: members missing or of the
 /// wrong type in the order of the schema, then members it does not know.
 std::optional<QmpError> check_arguments(const std::vector<QmpArgument>& schema,
-                                        const Json& arguments);
+                                        const Json& arguments,
+                                        QmpShape shape = QmpShape::kDeclared);
 
 /// The commands of a server, by name.
 /// Invariants: no two have one name.
@@ -78,8 +95,8 @@ class QmpCommandTable {
   void add(QmpCommand command);
   /// Null if there is none.
   const QmpCommand* find(std::string_view name) const;
-  /// [{"name": ...}, ...], sorted, for query-commands.
-  ReplyJson list() const;
+  /// In alphabetical order.
+  auto all() const { return std::views::values(commands_); }
 
  private:
   std::map<std::string, QmpCommand, std::less<>> commands_;

@@ -11,9 +11,6 @@ namespace rhea::vmm {
 namespace {
 
 Result<DeviceConfig> device_config(const Json& arguments) {
-  if (!arguments.contains("driver")) {
-    return fail(ErrorKind::kInvalidArgument, "Parameter 'driver' is missing");
-  }
   OptionReader reader(TRY(json_options(arguments)));
   DeviceConfig config;
   config.driver = TRY(reader.take_required("driver"));
@@ -66,11 +63,20 @@ void add_device_commands(QmpCommandTable& table, Hotplug& hotplug) {
   using Function = QmpResult (*)(Hotplug&, const Json&);
   // The analysis does not follow a pointer; QmpSession::serve() has asserted the BQL.
   const auto add = [&](const char* name, std::vector<QmpArgument> arguments, Function function,
-                       QmpShape shape = QmpShape::kDeclared) {
-    table.add({name, std::move(arguments),
-               [&hotplug, function](const Json& a) { return function(hotplug, a); }, shape});
+                       QmpShape shape = QmpShape::kDeclared,
+                       std::vector<std::string> features = {}) {
+    table.add({.name = name,
+               .arguments = std::move(arguments),
+               .handler = [&hotplug, function](const Json& a) { return function(hotplug, a); },
+               .shape = shape,
+               .features = std::move(features)});
   };
-  add("device_add", {}, device_add, QmpShape::kAny);
+  constexpr auto kOptional = QmpPresence::kOptional;
+  const std::vector<QmpArgument> place{{"driver", QmpType::kString},
+                                       {"bus", QmpType::kString, kOptional},
+                                       {"id", QmpType::kString, kOptional}};
+  // -device takes the same as JSON, and what came that way can be pulled out.
+  add("device_add", place, device_add, QmpShape::kAny, {"json-cli", "json-cli-hotplug"});
   add("device_del", {{"id", QmpType::kString}}, device_del);
   add("x-query-hotplug", {}, query_hotplug);
   // What a migration does, for tests and for who must not be disturbed.

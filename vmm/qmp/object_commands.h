@@ -1,4 +1,4 @@
-// object-add, object-del, qom-get, qom-set and query-iothreads.
+// object-add, object-del and query-iothreads.
 #pragma once
 
 #include "util/main_loop.h"

@@ -3,6 +3,10 @@
 #include <cerrno>
 #include <utility>
 
+#include "util/check.h"
+#include "vmm/qmp/events.h"
+#include "vmm/qmp/schema.h"
+
 namespace rhea::vmm {
 
 namespace {
@@ -25,6 +29,12 @@ std::string greeting_line(const QmpVersion& version) {
   std::string line;
   append_json(line, greeting);
   return line.append("\r\n");
+}
+
+ReplyJson names_json(const QmpCommandTable& commands) {
+  ReplyJson names = ReplyJson::array();
+  for (const QmpCommand& command : commands.all()) names.push_back({{"name", command.name}});
+  return names;
 }
 
 ReplyJson cause_json(Cause cause) {
@@ -57,7 +67,10 @@ QmpServer::QmpServer(AioContext& context, VmControl& vm, QmpCommandTable command
       version_(std::move(version)),
       limits_(limits) {
   commands_.add({"query-version", {}, [this](const Json&) { return version_json(version_); }});
-  commands_.add({"query-commands", {}, [this](const Json&) { return commands_.list(); }});
+  commands_.add({"query-commands", {}, [this](const Json&) { return names_json(commands_); }});
+  commands_.add({"query-qmp-schema", {}, [this](const Json&) {
+                   return qmp_schema(commands_, qmp_events());
+                 }});
   // Served by the session, which knows the phase; here for query-commands.
   commands_.add({"qmp_capabilities",
                  {{"enable", QmpType::kArray, QmpPresence::kOptional}},
@@ -76,6 +89,7 @@ void QmpServer::add_monitor(devices::CharBackend& backend) {
 }
 
 void QmpServer::publish(std::string_view event, const ReplyJson& data) {
+  RHEA_CHECK(is_declared(event, data), "qmp_events() does not know of {} {}", event, data.dump());
   if (sessions_.empty()) return;
   const std::string line = qmp_event_line(event, data);
   for (const auto& session : sessions_) session->send_event(line);

@@ -26,7 +26,7 @@ struct QmpVersion {
 class QmpServer final : public VmObserver {
  public:
   /// `vm`, `context` and the backends of the monitors outlive the server. query-version,
-  /// query-commands and qmp_capabilities come with it; `commands` are all others.
+  /// query-commands, query-qmp-schema and qmp_capabilities come with it; `commands` are all others.
   QmpServer(AioContext& context, VmControl& vm, QmpCommandTable commands, QmpVersion version,
             QmpLimits limits = {}) REQUIRES(bql);
   ~QmpServer() override;
@@ -34,7 +34,7 @@ class QmpServer final : public VmObserver {
   /// Opens a monitor on `backend`.
   void add_monitor(devices::CharBackend& backend) REQUIRES(bql);
 
-  /// Sends an event to every client that has negotiated. `data` null: none.
+  /// Sends an event, one of qmp_events(), to every client that has negotiated. `data` null: none.
   void publish(std::string_view event, const ReplyJson& data = nullptr);
 
   void stopped() override;

@@ -160,11 +160,8 @@ QmpResult QmpSession::dispatch(const Json& request) {
   if (command == nullptr) {
     return not_found(fmt::format("The command {} has not been found", name));
   }
-  if (command->shape == QmpShape::kDeclared) {
-    if (auto error = check_arguments(command->arguments, arguments)) return *std::move(error);
-  }
   RHEA_TRACE(kVmm, "qmp {}", name);
-  return command->handler(arguments);
+  return command->run(arguments);
 }
 
 QmpResult QmpSession::negotiate(const Json& arguments) {

@@ -152,8 +152,9 @@ TEST_CASE("QMP: queries answer QEMU's members in QEMU's order", "[qmp]") {
   CHECK(f.ask("{\"execute\":\"query-commands\"}") ==
         "{\"return\": [{\"name\": \"cont\"}, {\"name\": \"qmp_capabilities\"}, "
         "{\"name\": \"query-commands\"}, {\"name\": \"query-cpus-fast\"}, "
-        "{\"name\": \"query-kvm\"}, {\"name\": \"query-name\"}, {\"name\": \"query-status\"}, "
-        "{\"name\": \"query-uuid\"}, {\"name\": \"query-version\"}, {\"name\": \"quit\"}, "
+        "{\"name\": \"query-kvm\"}, {\"name\": \"query-name\"}, {\"name\": \"query-qmp-schema\"}, "
+        "{\"name\": \"query-status\"}, {\"name\": \"query-uuid\"}, {\"name\": \"query-version\"}, "
+        "{\"name\": \"quit\"}, "
         "{\"name\": \"stop\"}, {\"name\": \"system_powerdown\"}, {\"name\": \"system_reset\"}, "
         "{\"name\": \"take\"}]}\r\n");
 }

@@ -15,6 +15,7 @@
 #include "vmm/qmp/block_queries.h"
 #include "vmm/qmp/media_commands.h"
 #include "vmm/qmp/object_commands.h"
+#include "vmm/qmp/qom_commands.h"
 #include "vmm/qmp/throttle_command.h"
 #include "vmm/storage.h"
 
@@ -55,10 +56,7 @@ class StorageFixture {
     if (found == nullptr) return "no such command";
     const auto json = vmm::parse_json(arguments);
     if (!json) return json.error();
-    if (found->shape == vmm::QmpShape::kDeclared) {
-      if (const auto error = vmm::check_arguments(found->arguments, *json)) return show(*error);
-    }
-    const vmm::QmpResult result = found->handler(*json);
+    const vmm::QmpResult result = found->run(*json);
     if (!result.has_value()) return show(result.error());
     std::string text;
     vmm::append_json(text, *result);
@@ -76,6 +74,11 @@ class StorageFixture {
     loop_ = MUST(MainLoop::create());
     storage_ = std::make_unique<vmm::Storage>(*loop_);
     vmm::add_object_commands(commands_, *loop_, storage_->objects());
+    vmm::add_qom_commands(commands_, [this] {
+      vmm::QomNode root;
+      root.add(vmm::describe_objects(storage_->objects()));
+      return root;
+    });
     vmm::add_block_commands(commands_, *loop_, *storage_);
     vmm::add_media_commands(commands_, *loop_, *storage_, nullptr);
     vmm::add_throttle_command(commands_, *loop_, *storage_);
