@@ -250,7 +250,7 @@ TEST_CASE("ScsiBus: requests of several threads end while units go and tasks are
   }
   std::vector<std::shared_ptr<FakeUnit>> units(kLuns);
   std::mt19937 random(seed);
-  const int rounds = test::sized(300, 20'000);
+  const int rounds = test::sized(300, 5000);
   for (int round = 0; round < rounds; ++round) {
     const auto lun = static_cast<uint16_t>(random() % kLuns);
     if (units[lun] != nullptr) {
