@@ -63,6 +63,8 @@ PLANS = {
     ),
     "disk": Plan("disk", 600, {"hotplug_rounds": 50 if FULL else 5}),
     "disk_6_12": Plan("disk", 600, {"hotplug_rounds": 50}, series="6.12"),
+    "hotplug": Plan("hotplug", 600, {"rounds": 50 if FULL else 3}, disk=_root_with_fio),
+    "hotplug_6_12": Plan("hotplug", 600, {"rounds": 50}, series="6.12", disk=_root_with_fio),
     "power_cut": Plan("power_cut", 300),
     "fio": Plan(
         "fio",
@@ -91,6 +93,7 @@ FILES = {
     "disk": ("bzimage", "initrd_disk", "root"),
     "power_cut": ("bzimage", "initrd_disk", "root"),
     "fio": ("bzimage", "initrd_disk"),
+    "hotplug": ("bzimage", "initrd_disk", "root"),
 }
 Getter = Callable[[str], LabResult]
 
