@@ -5,7 +5,6 @@
 #include <utility>
 #include <vector>
 
-#include "devices/internal/release_backend.h"
 #include "devices/scsi/scsi_memory.h"
 #include "util/log.h"
 
@@ -90,8 +89,12 @@ Result<void> ScsiDisk::realize() {
 }
 
 void ScsiDisk::unrealize() {
+  // Its own requests have ended; the machine's flush may be under way.
+  Gs& gs = graph_.loop().gs();
+  graph_.loop().waiter().until(gs, [this] { return backend_.idle(); });
   backend_.set_user(nullptr);
-  internal::release_backend(graph_.loop().gs(), backend_);
+  backend_.remove_idle(gs);
+  backend_.close();
 }
 
 void ScsiDisk::machine_runs() { errors_.machine_runs(); }
