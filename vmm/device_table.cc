@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "util/check.h"
+#include "vmm/scsi_disks.h"
 #include "vmm/virtio_blk_pci.h"
 #include "vmm/virtio_scsi_pci.h"
 
@@ -60,6 +61,8 @@ std::span<const DeviceProperty> place_properties(BusKind bus) noexcept {
 std::span<const DeviceRow> device_table() {
   static const std::array rows{
       DeviceRow{"isa-serial", BusKind::kIsa, "", kIsaSerial, std::monostate()},
+      DeviceRow{"scsi-cd", BusKind::kScsi, "a CD drive", scsi_cd_properties(), make_scsi_cd},
+      DeviceRow{"scsi-hd", BusKind::kScsi, "a disk", scsi_hd_properties(), make_scsi_hd},
       DeviceRow{"virtio-blk-pci", BusKind::kPci, "a disk", virtio_blk_pci_properties(),
                 make_virtio_blk_pci},
       DeviceRow{"virtio-scsi-pci", BusKind::kPci, "a host adapter for SCSI units",

@@ -66,8 +66,16 @@ bool Disk::is_of_device(std::string_view name) const noexcept {
   return name == device_id_ || name == device_path_ || name == qdev_;
 }
 
-void Disk::tray_moved(TrayPosition to) {
-  if (disks_.tray_listener_) disks_.tray_listener_(*this, to);
+void Disk::tray_moved(const std::string&, TrayPosition now) {
+  if (disks_.tray_listener_) disks_.tray_listener_(*this, now);
+}
+
+void Disk::let_go() noexcept {
+  backend_ = nullptr;
+  move_.reset();
+  tray_.reset();
+  limiter_ = {};
+  drive_node_ = {};
 }
 
 Disks::~Disks() {
@@ -147,7 +155,14 @@ Result<Disk*> Disks::attach(Gs& gs, const std::optional<std::string>& drive, con
 
 void Disks::detach(Gs& gs, Disk& disk) {
   // A -drive lives as long as its device.
-  std::erase_if(disks_, [&](const auto& other) { return other.get() == &disk; });
+  const auto at =
+      std::ranges::find_if(disks_, [&](const auto& other) { return other.get() == &disk; });
+  RHEA_CHECK(at != disks_.end(), "'{}' has lost its disk", disk.qdev_);
+  const std::shared_ptr<Disk> gone = std::move(*at);
+  disks_.erase(at);
+  gone->let_go();
+  // An error that the device has told of may still be on its way to it.
+  graph_.loop().service().post([gone] {});
   drop_unused_groups(gs);
 }
 
@@ -208,10 +223,8 @@ Result<void> Disks::set_limits(Gs& gs, Disk& disk, const std::optional<std::stri
 }
 
 Result<void> Disks::remove_medium(Gs& gs, Disk& disk) {
-  if (disk.backend_ != nullptr) {
-    TRY(lift_limits(gs, disk));
-    TRY(disk.backend_->remove(gs));
-  }
+  TRY(lift_limits(gs, disk));
+  if (disk.tray_ != nullptr && disk.node(gs) != nullptr) TRY(disk.tray_->set_medium(nullptr));
   disk.drive_node_ = {};
   disk.node_name_.clear();
   graph_.close_unused(gs);  // its file may be taken away when the command has answered
@@ -219,10 +232,11 @@ Result<void> Disks::remove_medium(Gs& gs, Disk& disk) {
 }
 
 Result<void> Disks::insert_medium(Gs& gs, Disk& disk, block::NodeRef medium) {
-  if (disk.backend_ != nullptr) TRY(disk.backend_->insert(gs, *medium));
+  RHEA_CHECK(disk.removable() && disk.node(gs) == nullptr, "'{}' takes no medium", disk.qdev_);
+  if (disk.tray_ != nullptr) TRY(disk.tray_->set_medium(medium.get()));
   disk.node_name_ = medium->name();
   // A device holds its medium by itself.
-  if (disk.backend_ == nullptr) disk.drive_node_ = std::move(medium);
+  if (disk.tray_ == nullptr) disk.drive_node_ = std::move(medium);
   return ok();
 }
 

@@ -11,6 +11,7 @@
 
 #include "block/graph.h"
 #include "devices/io_error.h"
+#include "devices/scsi/scsi_tray.h"
 #include "util/bql.h"
 #include "vmm/config.h"
 #include "vmm/machine_requests.h"
@@ -33,27 +34,29 @@ struct DiskMove {
   std::function<void()> release;
 };
 
-enum class TrayPosition : uint8_t { kClosed, kOpen };
+using TrayPosition = devices::ScsiTrayPosition;
 
 /// The tray of a device whose medium comes out, as an operator meets it.
-/// Thread: main, service context.
+/// Thread: main, service context, at the top. Whatever moves it, Disk::tray_moved() is called.
 class DiskTray {
  public:
   virtual ~DiskTray() = default;
   virtual TrayPosition position() const REQUIRES(bql) = 0;
   /// Whether the guest keeps the medium from coming out.
   virtual bool locked() const REQUIRES(bql) = 0;
-  enum class Eject : uint8_t { kAsk, kForce };
-  /// Tells the guest that somebody wants the medium; kForce takes its lock away.
-  virtual void request_eject(Eject how) REQUIRES(bql) = 0;
-  /// Whatever the guest thinks of it. It learns what it finds; Disk::tray_moved() is called.
-  virtual void move(TrayPosition to) REQUIRES(bql) = 0;
+  enum class Force : uint8_t { kNo, kYes };
+  /// Errors: kBusy, the guest has locked it; it was asked to let go.
+  virtual Result<void> open(Force force) REQUIRES(bql) = 0;
+  /// The guest learns what it finds.
+  virtual void close() REQUIRES(bql) = 0;
+  /// Lays a medium on the open tray, or takes it off (null). Errors: those of the graph.
+  virtual Result<void> set_medium(block::Node* node) REQUIRES(bql) = 0;
 };
 
 /// One disk: a -drive, a device's use of a node, or both.
 ///
 /// Thread: main, service context, BQL held. Owns: a share of the node, if it is of a -drive.
-class Disk final : public devices::IoErrorSink {
+class Disk final : public devices::IoErrorSink, public devices::ScsiTraySink {
  public:
   /// Of -drive; empty for a disk that a device made of a node.
   const std::string& drive_id() const noexcept { return drive_id_; }
@@ -89,13 +92,15 @@ class Disk final : public devices::IoErrorSink {
   void set_tray(std::unique_ptr<DiskTray> tray) { tray_ = std::move(tray); }
   /// Whether its medium may go: nothing holds that of a drive without a device.
   bool removable() const noexcept { return backend_ == nullptr || tray_ != nullptr; }
-  void tray_moved(TrayPosition to) REQUIRES(bql);
+  void tray_moved(const std::string& device, TrayPosition now) override REQUIRES(bql);
 
   void io_error(const devices::IoError& error) override REQUIRES(bql);
 
  private:
   friend class Disks;
   explicit Disk(Disks& disks) : disks_(disks) {}
+  /// Its device is gone.
+  void let_go() noexcept;
 
   Disks& disks_;
   std::string drive_id_, qdev_, node_name_;
@@ -155,9 +160,9 @@ class Disks final : public VmObserver {
 
   /// Takes the medium out, if there is one; limits go with it. The tray is open, or there is none.
   /// Errors: requests that do not end.
-  Result<void> remove_medium(Gs& gs, Disk& disk);
-  /// Puts a medium into a disk that has none. Errors: permissions.
-  Result<void> insert_medium(Gs& gs, Disk& disk, block::NodeRef medium);
+  Result<void> remove_medium(Gs& gs, Disk& disk) REQUIRES(bql);
+  /// Puts a medium into a removable disk that has none. Errors: permissions.
+  Result<void> insert_medium(Gs& gs, Disk& disk, block::NodeRef medium) REQUIRES(bql);
   /// Whom to tell that a tray has moved; null: nobody (any more).
   using TrayListener = std::function<void(const Disk& disk, TrayPosition to)>;
   void set_tray_listener(TrayListener listener) { tray_listener_ = std::move(listener); }

@@ -10,6 +10,7 @@
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_pci.h"
 #include "memory/guest_memory.h"
+#include "vmm/block_properties.h"
 #include "vmm/device_request.h"
 #include "vmm/virtio_queues.h"
 
@@ -41,40 +42,12 @@ constexpr std::array kProperties{
     DeviceProperty{"write-zeroes", "bool", "offer writing zeroes", "on"},
 };
 
-Result<void> take_block_size(OptionReader& options, std::string_view key, uint32_t& size) {
-  constexpr uint64_t kLeast = 512, kMost = 32768;
-  const auto given = TRY(options.take_size(key));
-  if (!given) return ok();
-  if (*given < kLeast || *given > kMost) {
-    return fail(ErrorKind::kInvalidArgument,
-                "Property .{} doesn't take value {} (minimum: {}, maximum: {})", key, *given,
-                kLeast, kMost);
-  }
-  if (!std::has_single_bit(*given)) {
-    return fail(ErrorKind::kInvalidArgument,
-                "Property .{} doesn't take value '{}', it's not a power of 2", key, *given);
-  }
-  size = static_cast<uint32_t>(*given);
-  return ok();
-}
-
 Result<void> take_geometry(OptionReader& options, VirtioBlkConfig& config) {
-  TRY(take_block_size(options, "logical_block_size", config.logical_block_size));
-  config.physical_block_size = config.logical_block_size;
-  TRY(take_block_size(options, "physical_block_size", config.physical_block_size));
-  if (config.logical_block_size > config.physical_block_size) {
-    return fail(ErrorKind::kInvalidArgument,
-                "logical_block_size > physical_block_size not supported");
-  }
-  constexpr uint64_t kMost = uint64_t{1} << 31;
-  for (const auto& [key, value] : {std::pair{"min_io_size", &config.min_io_size},
-                                   std::pair{"opt_io_size", &config.opt_io_size}}) {
-    const uint64_t size = TRY(options.take_size(key)).value_or(0);
-    if (size > kMost || size % config.logical_block_size != 0) {
-      return fail(ErrorKind::kInvalidArgument, "{} must be a multiple of logical_block_size", key);
-    }
-    *value = static_cast<uint32_t>(size);
-  }
+  const BlockGeometry geometry = TRY(take_block_geometry(options));
+  config.logical_block_size = geometry.logical_block_size;
+  config.physical_block_size = geometry.physical_block_size;
+  config.min_io_size = geometry.min_io_size;
+  config.opt_io_size = geometry.opt_io_size;
   return ok();
 }
 
@@ -86,13 +59,8 @@ Result<void> take_switches(OptionReader& options, VirtioBlkConfig& config) {
   TRY(set_bool(options, "indirect_desc", config.indirect_desc));
   TRY(set_bool(options, "event_idx", config.event_idx));
   TRY(options.take_uint("bootindex"));
-  config.serial = TRY(options.take_string("serial")).value_or("");
   constexpr size_t kSerialBytes = 20;
-  if (config.serial.size() > kSerialBytes) {
-    return fail(ErrorKind::kInvalidArgument, "Property 'serial' is longer than {} bytes",
-                kSerialBytes);
-  }
-  return ok();
+  return set_text(options, "serial", kSerialBytes, config.serial);
 }
 
 Result<uint16_t> take_queue_size(OptionReader& options) {

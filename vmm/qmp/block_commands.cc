@@ -122,7 +122,8 @@ QmpResult set_iothread(Gs& gs, Storage& storage, const Json& arguments) {
     const block::BlockBackend* backend = disk->backend();
     if (backend == nullptr || !leads_to(gs, backend->node(gs), node)) continue;
     if (disk->move() == nullptr) {
-      return generic(fmt::format("{} can not be moved", backend->describe()));
+      return generic(fmt::format("{} can not be moved: its requests run on its adapter's queues",
+                                 backend->describe()));
     }
     users.push_back(disk.get());
   }

@@ -63,28 +63,15 @@ Result<void> check_removable(const Named& named) {
 }
 
 /// Errors: kBusy, the guest holds the medium: it has been asked for it.
-Result<void> open_tray(const Named& named, DiskTray::Eject how) REQUIRES(bql) {
+Result<void> open_tray(const Named& named, DiskTray::Force force) REQUIRES(bql) {
   TRY(check_removable(named));
   DiskTray* tray = named.disk->tray();
-  if (tray == nullptr || tray->position() == TrayPosition::kOpen) return ok();
-  const bool locked = tray->locked();
-  if (locked) tray->request_eject(how);
-  if (locked && how == DiskTray::Eject::kAsk) {
-    return fail(ErrorKind::kBusy,
-                "Device '{}' is locked and force was not specified, wait for tray to open and try "
-                "again",
-                named.name);
-  }
-  tray->move(TrayPosition::kOpen);
-  return ok();
+  return tray != nullptr ? tray->open(force) : ok();
 }
 
 Result<void> close_tray(const Named& named) REQUIRES(bql) {
   TRY(check_removable(named));
-  DiskTray* tray = named.disk->tray();
-  if (tray != nullptr && tray->position() == TrayPosition::kOpen) {
-    tray->move(TrayPosition::kClosed);
-  }
+  if (DiskTray* tray = named.disk->tray()) tray->close();
   return ok();
 }
 
@@ -110,19 +97,19 @@ Result<void> insert_medium(const Media& media, const Named& named, block::NodeRe
   return media.storage.disks().insert_medium(media.gs, *named.disk, std::move(medium));
 }
 
-DiskTray::Eject eject_of(const Json& arguments) {
-  return is_set(arguments, "force") ? DiskTray::Eject::kForce : DiskTray::Eject::kAsk;
+DiskTray::Force force_of(const Json& arguments) {
+  return is_set(arguments, "force") ? DiskTray::Force::kYes : DiskTray::Force::kNo;
 }
 
 QmpResult eject(const Media& media, const Named& named, const Json& arguments) REQUIRES(bql) {
-  TRY(open_tray(named, eject_of(arguments)));
+  TRY(open_tray(named, force_of(arguments)));
   TRY(remove_medium(media, named));
   return qmp_done();
 }
 
 QmpResult blockdev_open_tray(const Media&, const Named& named, const Json& arguments)
     REQUIRES(bql) {
-  const auto opened = open_tray(named, eject_of(arguments));
+  const auto opened = open_tray(named, force_of(arguments));
   // The guest has been asked: its tray moves later.
   if (!opened && opened.error().kind() != ErrorKind::kBusy) return opened.error();
   return qmp_done();
@@ -172,7 +159,7 @@ QmpResult blockdev_change_medium(const Media& media, const Named& named, const J
   block::NodeRef medium =
       TRY(open_image(media.gs, media.storage.graph(), arguments["filename"].get<std::string>(),
                      text(arguments, "format"), read_only));
-  TRY(open_tray(named, eject_of(arguments)));
+  TRY(open_tray(named, force_of(arguments)));
   TRY(remove_medium(media, named));
   TRY(insert_medium(media, named, std::move(medium)));
   TRY(close_tray(named));
