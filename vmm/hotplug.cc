@@ -89,7 +89,8 @@ Result<void> Hotplug::request_removal(std::string_view name) {
   TRY(check_allowed("device_del"));
   const UserDevice* device = parts_.devices.find(name);
   if (device == nullptr) return fail(ErrorKind::kNotFound, "Device '{}' not found", name);
-  const unsigned number = device->hotplug_slot().value();
+  if (!device->hotplug_slot()) return request_removal_of_unit(*device);
+  const unsigned number = *device->hotplug_slot();
   Slot& slot = slots_[number];
   const bool just_asked =
       slot.state == State::kPending && parts_.timers.clock().now() - slot.since < kRepeatAfter;
@@ -101,6 +102,34 @@ Result<void> Hotplug::request_removal(std::string_view name) {
   slot.timer->arm_after(parts_.patience);
   parts_.registers.ask_for(number);
   return ok();
+}
+
+/// When the command has been answered: what follows is an event.
+Result<void> Hotplug::request_removal_of_unit(const UserDevice& unit) {
+  const std::string& path = unit.request().path();
+  if (std::ranges::find(leaving_units_, path) != leaving_units_.end()) {
+    return fail(ErrorKind::kBusy, "Device {} is already in the process of unplug",
+                unit.request().name());
+  }
+  leaving_units_.push_back(path);
+  serve_bh_.schedule();
+  return ok();
+}
+
+/// The guest need not agree, but what the host is doing for it has to end.
+void Hotplug::take_out_unit(const std::string& path) {
+  UserDevice* unit = parts_.devices.find(path);
+  if (unit == nullptr) return;  // it went with its adapter
+  if (const auto removed = take_out(*unit); !removed) {
+    tell_stays(*unit, with_request(removed.error().message(), parts_.devices.under_way(*unit)));
+  }
+}
+
+void Hotplug::tell_stays(const UserDevice& device, const std::string& reason) {
+  ReplyJson data = name_of(device.request());
+  data["reason"] = reason;
+  events_.emplace_back("DEVICE_UNPLUG_GUEST_ERROR", std::move(data));
+  serve_bh_.schedule();
 }
 
 void Hotplug::set_state(unsigned slot, std::optional<State> state) {
@@ -137,8 +166,9 @@ void Hotplug::serve() {
   const uint32_t slots = std::exchange(ejected_, 0);
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
     if ((slots >> slot & 1) != 0) begin_to_leave(slot);
-    if (slots_[slot].leaving && parts_.devices.at_slot(slot)->idle()) take_out(slot);
+    if (slots_[slot].leaving && parts_.devices.at_slot(slot)->idle()) take_out_of(slot);
   }
+  for (const std::string& path : std::exchange(leaving_units_, {})) take_out_unit(path);
   for (const auto& [event, data] : std::exchange(events_, {})) {
     if (publisher_) publisher_(event, data);
   }
@@ -155,8 +185,8 @@ void Hotplug::begin_to_leave(unsigned slot) {
   device->prepare_to_leave([this] { serve_bh_.schedule(); });
 }
 
-void Hotplug::take_out(unsigned slot) {
-  UserDevice& device = *parts_.devices.at_slot(slot);
+/// With all that sit on its buses, each told of before it.
+Result<void> Hotplug::take_out(UserDevice& device) {
   std::vector<std::pair<std::string, ReplyJson>> told;
   for (const UserDevice* leaving : parts_.devices.leaving_with(device)) {
     const DeviceRequest& request = leaving->request();
@@ -165,13 +195,19 @@ void Hotplug::take_out(unsigned slot) {
     }
     told.emplace_back("DEVICE_DELETED", name_of(request));
   }
-  if (const auto removed = parts_.devices.remove(device); !removed) {
+  TRY(parts_.devices.remove(device));
+  for (auto& event : told) events_.push_back(std::move(event));
+  return ok();
+}
+
+void Hotplug::take_out_of(unsigned slot) {
+  UserDevice& device = *parts_.devices.at_slot(slot);
+  if (const auto removed = take_out(device); !removed) {
     return keep(slot, with_request(removed.error().message(), parts_.devices.under_way(device)));
   }
   parts_.registers.forget(slot);
   slots_[slot].leaving = false;
   set_state(slot, std::nullopt);
-  for (auto& event : told) events_.push_back(std::move(event));
 }
 
 void Hotplug::stop_leaving(unsigned slot) {
@@ -185,11 +221,8 @@ void Hotplug::keep(unsigned slot, std::string reason) {
   set_state(slot, State::kTimedOut);
   const UserDevice* device = parts_.devices.at_slot(slot);
   RHEA_CHECK(device != nullptr, "an unplug of slot {} fails without a device", slot);
-  ReplyJson data = name_of(device->request());
-  data["reason"] = reason;
+  tell_stays(*device, reason);
   slots_[slot].reason = std::move(reason);
-  events_.emplace_back("DEVICE_UNPLUG_GUEST_ERROR", std::move(data));
-  serve_bh_.schedule();
 }
 
 void Hotplug::time_is_up(unsigned slot) {
@@ -231,7 +264,7 @@ void Hotplug::was_reset(Cause) {
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
     const bool asked = slots_[slot].state == State::kPending;
     if (slots_[slot].state) set_state(slot, std::nullopt);
-    if (asked) take_out(slot);
+    if (asked) take_out_of(slot);
   }
   serve_bh_.schedule();
 }

@@ -34,6 +34,9 @@ namespace rhea::vmm {
 ///   main         takes the device out and tells: each part's path, then the device with its id.
 ///                From then on all names are free
 ///
+/// A unit of a host adapter needs no guest: it is taken out as soon as device_del has answered, and
+/// its guest hears of it by the adapter. What sits on a device's buses goes, and is told of, first.
+///
 /// A guest that does not answer is not waited for: after the patience a request is given up, the
 /// device stays as it was, and the event says so. The same goes for a disk that does not answer,
 /// from the eject on: the guest finds the device again when it scans its bus. A guest may let a
@@ -103,8 +106,12 @@ class Hotplug final : public VmObserver {
   void slots_ejected(const devices::AcpiPciHotplug::Eject& eject) REQUIRES(bql);
   bool meant_earlier_device(unsigned slot) const REQUIRES(bql);
   void serve() REQUIRES(bql);
+  Result<void> request_removal_of_unit(const UserDevice& unit) REQUIRES(bql);
   void begin_to_leave(unsigned slot) REQUIRES(bql);
-  void take_out(unsigned slot) REQUIRES(bql);
+  Result<void> take_out(UserDevice& device) REQUIRES(bql);
+  void take_out_of(unsigned slot) REQUIRES(bql);
+  void take_out_unit(const std::string& path) REQUIRES(bql);
+  void tell_stays(const UserDevice& device, const std::string& reason) REQUIRES(bql);
   void keep(unsigned slot, std::string reason) REQUIRES(bql);
   void stop_leaving(unsigned slot) REQUIRES(bql);
   void set_state(unsigned slot, std::optional<State> state) REQUIRES(bql);
@@ -115,6 +122,7 @@ class Hotplug final : public VmObserver {
   std::array<Slot, devices::PciBus::kSlots> slots_ GUARDED_BY(bql);
   std::vector<std::string> forbidding_ GUARDED_BY(bql);
   uint32_t ejected_ GUARDED_BY(bql) = 0;
+  std::vector<std::string> leaving_units_ GUARDED_BY(bql);  // paths of what has no slot
   std::vector<std::pair<std::string, ReplyJson>> events_ GUARDED_BY(bql);  // to publish
   Bh serve_bh_;
 };
