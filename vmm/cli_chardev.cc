@@ -214,18 +214,19 @@ Result<void> add_chardev(Draft& draft, ChardevConfig chardev, const std::string&
   return ok();
 }
 
-Result<std::string> add_compat_chardev(Draft& draft, const Given& given, std::string id) {
+Result<std::string> add_compat_chardev(Draft& draft, const Given& given, std::string id,
+                                       ChardevUse::Role role) {
   constexpr std::string_view kReference = "chardev:";
   if (given.value.starts_with(kReference)) {
     std::string named = given.value.substr(kReference.size());
     draft.chardev_uses.push_back(
-        {named, given.origin(), fmt::format("chardev \"{}\" not found", named)});
+        {named, given.origin(), fmt::format("chardev \"{}\" not found", named), role});
     return named;
   }
   ChardevConfig chardev = TRY(parse_compat(given.value));
   chardev.id = id;
   TRY(add_chardev(draft, std::move(chardev), given.origin()));
-  draft.chardev_uses.push_back({id, given.origin(), ""});
+  draft.chardev_uses.push_back({id, given.origin(), "", role});
   return id;
 }
 

@@ -1,6 +1,8 @@
-// Who uses the chardevs: serial ports, the debug console, QMP monitors and the qtest server.
+// Who uses the chardevs: serial ports, the debug console, monitors and the qtest server.
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <utility>
 
 #include "vmm/internal/cli.h"
 
@@ -30,6 +32,8 @@ Result<void> add_default_serial(Draft& draft) {
   return ok();
 }
 
+using Role = ChardevUse::Role;
+using Mode = MonitorConfig::Mode;
 using Port = std::optional<std::string>;
 using Ports = std::array<Port, kSerialPorts>;
 
@@ -75,19 +79,33 @@ Result<void> settle_ports(Draft& draft) {
   return ok();
 }
 
-/// Every chardev that is named exists, and has one user.
+/// Every chardev that is named exists, and has one user, or with mux=on one of each role.
 Result<void> check_chardev_uses(const Draft& draft) {
-  std::set<std::string_view> used;
+  std::set<std::pair<std::string_view, Role>> used;
   for (const ChardevUse& use : draft.chardev_uses) {
-    if (std::ranges::find(draft.config.chardevs, use.id, &ChardevConfig::id) ==
-        draft.config.chardevs.end()) {
+    const auto chardev = std::ranges::find(draft.config.chardevs, use.id, &ChardevConfig::id);
+    if (chardev == draft.config.chardevs.end()) {
       return at(use.origin, fail(ErrorKind::kNotFound, "{}", use.missing));
     }
-    if (!used.insert(use.id).second) {
+    if (!used.insert({use.id, chardev->mux ? use.role : Role::kDevice}).second) {
       return at(use.origin, fail(ErrorKind::kBusy, "Device '{}' is in use", use.id));
     }
   }
   return ok();
+}
+
+/// The chardev of a serial port or the like. "mon:" brings a monitor along, behind Ctrl-A C.
+Result<std::string> add_console(Draft& draft, const Given& given, std::string id) {
+  std::string chardev = TRY(add_compat_chardev(draft, given, std::move(id)));
+  if (!given.value.starts_with("mon:")) return chardev;
+  draft.chardev_uses.push_back({chardev, given.origin(), "", Role::kHumanMonitor});
+  draft.console_monitors.push_back({chardev, Mode::kReadline});
+  return chardev;
+}
+
+/// The next id for the chardev of a -qmp or -monitor.
+std::string monitor_id(const Draft& draft) {
+  return fmt::format("compat_monitor{}", draft.config.monitors.size());
 }
 
 Error given_twice() { return fail(ErrorKind::kInvalidArgument, "can be given only once"); }
@@ -101,19 +119,18 @@ Result<void> on_serial(Draft& draft, const Given& given) {
     return ok();
   }
   std::string id = fmt::format("serial{}", draft.serials.size());
-  draft.serials.push_back(TRY(add_compat_chardev(draft, given, std::move(id))));
+  draft.serials.push_back(TRY(add_console(draft, given, std::move(id))));
   return ok();
 }
 
 Result<void> on_debugcon(Draft& draft, const Given& given) {
   if (draft.config.debug_console) return given_twice();
-  draft.config.debug_console = TRY(add_compat_chardev(draft, given, "debugcon"));
+  draft.config.debug_console = TRY(add_console(draft, given, "debugcon"));
   return ok();
 }
 
 Result<void> on_qmp(Draft& draft, const Given& given) {
-  std::string id = fmt::format("compat_monitor{}", draft.config.monitors.size());
-  draft.config.monitors.push_back({TRY(add_compat_chardev(draft, given, std::move(id)))});
+  draft.config.monitors.push_back({TRY(add_compat_chardev(draft, given, monitor_id(draft)))});
   return ok();
 }
 
@@ -122,23 +139,24 @@ Result<void> on_mon(Draft& draft, const Given& given) {
   const std::string chardev = TRY(reader.take_required("chardev"));
   TRY(reader.take_identifier("id"));
   constexpr std::array<std::string_view, 2> kModes{"readline", "control"};
-  if (TRY(reader.take_choice("mode", kModes)).value_or(0) == 0) {
-    return fail(ErrorKind::kUnsupported,
-                "mode=readline: there is no human monitor, only mode=control (QMP)");
-  }
+  const bool control = TRY(reader.take_choice("mode", kModes)).value_or(0) == 1;
   if (TRY(reader.take_bool("pretty")).value_or(false)) {
     return fail(ErrorKind::kUnsupported, "'pretty' can only be off");
   }
   TRY(reader.finish());
-  draft.chardev_uses.push_back(
-      {chardev, given.origin(), fmt::format("chardev \"{}\" not found", chardev)});
-  draft.config.monitors.push_back({chardev});
+  draft.chardev_uses.push_back({chardev, given.origin(),
+                                fmt::format("chardev \"{}\" not found", chardev),
+                                control ? Role::kDevice : Role::kHumanMonitor});
+  draft.config.monitors.push_back({chardev, control ? Mode::kControl : Mode::kReadline});
   return ok();
 }
 
-Result<void> on_monitor(Draft&, const Given& given) {
+Result<void> on_monitor(Draft& draft, const Given& given) {
   if (given.value == "none") return ok();
-  return fail(ErrorKind::kUnsupported, "there is no human monitor, only -qmp (or 'none')");
+  std::string chardev =
+      TRY(add_compat_chardev(draft, given, monitor_id(draft), Role::kHumanMonitor));
+  draft.config.monitors.push_back({std::move(chardev), Mode::kReadline});
+  return ok();
 }
 
 Result<void> on_qtest(Draft& draft, const Given& given) {
@@ -174,6 +192,7 @@ Result<void> finish_consoles(Draft& draft) {
   TRY(add_default_serial(draft));
   TRY(settle_ports(draft));
   TRY(check_chardev_uses(draft));
+  std::ranges::move(draft.console_monitors, std::back_inserter(draft.config.monitors));
   if (draft.config.daemonize && !draft.stdio_origin.empty()) {
     return at(draft.stdio_origin,
               fail(ErrorKind::kInvalidArgument, "cannot use stdio with -daemonize"));

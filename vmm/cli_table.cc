@@ -109,7 +109,7 @@ constexpr std::array kTable{
               "wait=",
               on_chardev},
     OptionRow{"serial", kValue, "DEV",
-              "a serial port: stdio, mon:stdio (with Ctrl-A keys), file:F, "
+              "a serial port: stdio, mon:stdio (with Ctrl-A keys and a monitor), file:F, "
               "unix:PATH[,server=on][,wait=off], tcp:HOST:PORT[,...], pty, null, none or "
               "chardev:ID; up to two",
               on_serial},
@@ -121,8 +121,12 @@ constexpr std::array kTable{
     OptionRow{"nodefaults", kNone, "", "no serial port unless it is asked for", on_nodefaults},
     // Control
     OptionRow{"qmp", kValue, "DEV", "a QMP monitor, on the same kinds of DEV as -serial", on_qmp},
-    OptionRow{"mon", kValue, "[chardev=]ID,mode=control", "a QMP monitor on a -chardev", on_mon},
-    OptionRow{"monitor", kValue, "none", "there is no human monitor", on_monitor},
+    OptionRow{"mon", kValue, "[chardev=]ID[,mode=readline|control]",
+              "a monitor on a -chardev: for people, or QMP", on_mon},
+    OptionRow{
+        "monitor", kValue, "DEV",
+        "a monitor for people, on the same kinds of DEV as -serial; none: no more than asked for",
+        on_monitor},
     OptionRow{"qtest", kValue, "DEV", "serve the qtest protocol there", on_qtest},
     OptionRow{"qtest-log", kValue, "FILE", "log the qtest protocol",
               set_text<&VmConfig::qtest_log>},

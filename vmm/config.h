@@ -43,13 +43,15 @@ struct ChardevConfig {
   std::optional<int> fd;  ///< an inherited descriptor, listening if `server`
   bool server = false;
   bool wait = true;      ///< server: hold the start until a peer came
-  bool mux = false;      ///< mon:stdio: Ctrl-A keys
+  bool mux = false;      ///< mon:stdio: Ctrl-A keys, and room for a monitor beside the console
   bool signal = true;    ///< stdio: Ctrl-C reaches the process (off with -nographic and mon:)
   std::string original;  ///< "-serial unix:/x,server=on", for messages
 };
 
 struct MonitorConfig {
+  enum class Mode : uint8_t { kControl, kReadline };
   std::string chardev_id;
+  Mode mode = Mode::kControl;  ///< QMP, or for people
 };
 
 /// -object of a type that vmm/object_table.h lists.
@@ -94,7 +96,7 @@ struct VmConfig {
   std::vector<ChardevConfig> chardevs;
   std::vector<std::string> serials;  ///< chardev ids, in port order; empty id: no port there
   std::optional<std::string> debug_console;  ///< chardev id of -debugcon
-  std::vector<MonitorConfig> monitors;       ///< QMP
+  std::vector<MonitorConfig> monitors;
   std::optional<std::string> qtest_chardev;  ///< -qtest
   std::optional<std::string> qtest_log;
   // In the order of the command line, which is that of making; each list after the one before.

@@ -61,14 +61,16 @@ QomNode describe_device(const QomSources& sources, const DeviceRequest& request)
   const std::string& driver = request.asked().driver;
   QomNode node{.name = last_step(request.path()), .type = driver};
   const DeviceRow* row = find_device_row(driver);
-  if (const auto slot = slot_of(sources.bus, request)) add_place(node, request, *slot);
+  const auto slot = slot_of(sources.bus, request);
+  if (slot) add_place(node, request, *slot);
   for (const DeviceProperty& property :
        row != nullptr ? properties_of(*row) : std::vector<DeviceProperty>()) {
     const std::string name(property.name);
     if (name == "addr") continue;
     const bool is_link = name == "iothread";
-    ReplyJson value =
-        is_link ? ReplyJson(iothread_path(sources.objects, request)) : value_of(request, property);
+    ReplyJson value = value_of(request, property);
+    if (is_link) value = iothread_path(sources.objects, request);
+    if (name == "bus" && slot) value = sources.bus.name();
     if (value.is_null()) continue;
     node.properties.push_back({.name = name,
                                .type = is_link ? "link<iothread>" : std::string(property.type),

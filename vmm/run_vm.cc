@@ -263,7 +263,12 @@ class Process {
       qmp_->publish("DEVICE_TRAY_MOVED", tray_json(disk, to));
     });
     for (const MonitorConfig& monitor : config_.monitors) {
-      qmp_->add_monitor(*chardev(monitor.chardev_id));
+      Chardev& on = *chardev(monitor.chardev_id);
+      if (monitor.mode == MonitorConfig::Mode::kControl) {
+        qmp_->add_monitor(on);
+      } else {
+        qmp_->add_human_monitor(on.monitor_end());
+      }
     }
     if (config_.qtest_chardev && interceptor_ != nullptr) {
       qtest_ =

@@ -208,3 +208,19 @@ def test_ctrl_a_keys(guest, terminal):
     assert "terminated" in process.stdout.splitlines()[-1]
     assert process.stderr == ""
     assert terminal.mode() == terminal.before
+
+
+def test_ctrl_a_c_is_the_monitor_beside_a_running_guest(guest, terminal):
+    process = guest("echo", serial="mon:stdio", stdin=terminal.slave)
+    process.wait_for("ready\n")
+    terminal.type("\x01c")
+    process.wait_for("(rhea) ")
+    terminal.type("stop\rinfo status\r")
+    process.wait_for("VM status: paused\r\n(rhea) ")
+    terminal.type("cont\r")
+    process.wait_for("(rhea) ")
+    terminal.type("\x01cab")
+    process.wait_for("ab")  # the guest's again
+    terminal.type("\x01cquit\r")
+    assert process.wait() == 0
+    assert terminal.mode() == terminal.before

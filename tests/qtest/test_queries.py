@@ -108,7 +108,7 @@ def test_the_tree_can_be_walked_from_its_root(machine: Machine) -> None:
 def test_a_devices_properties_are_what_was_asked_for_or_what_they_are_without(machine: Machine) -> None:
     for name, value in {"type": "virtio-blk-pci", "addr": 5 << 3, "legacy-addr": "05.0", "drive": "n0",
                         "num-queues": 2, "serial": "abc", "queue-size": 256, "share-rw": False,
-                        "write-cache": "auto", "iothread": "/objects/io0"}.items():
+                        "write-cache": "auto", "bus": "pci.0", "iothread": "/objects/io0"}.items():
         assert get(machine, "vd0", name) == value, name
     machine.qmp.execute("x-blockdev-set-iothread",
                         **{"node-name": "n0", "iothread": "io1", "force": True})

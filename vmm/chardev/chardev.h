@@ -27,6 +27,8 @@ class Chardev : public devices::CharBackend {
   bool frontend_open() const noexcept { return frontend_ != nullptr; }
 
   void attach(devices::CharFrontend* frontend) override;
+  /// Where a monitor for people is attached: beside the frontend, if there is room for both.
+  virtual devices::CharBackend& monitor_end() { return *this; }
 
  protected:
   devices::CharFrontend* frontend() const noexcept { return frontend_; }

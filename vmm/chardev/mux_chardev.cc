@@ -19,7 +19,7 @@ constexpr std::string_view kHelp =
     "Ctrl-A H       list these keys\r\n"
     "Ctrl-A X       quit\r\n"
     "Ctrl-A B       send a break\r\n"
-    "Ctrl-A C       go to the monitor (this console has none)\r\n"
+    "Ctrl-A C       go to the monitor, and back\r\n"
     "Ctrl-A Ctrl-A  send Ctrl-A\r\n";
 
 }  // namespace
@@ -40,7 +40,9 @@ void MuxChardev::accept_input() { deliver_.schedule(); }
 
 void MuxChardev::frontend_changed() { deliver_.schedule(); }
 
-size_t MuxChardev::can_receive() { return kHeldBytes - std::min(kHeldBytes, held_.size()); }
+size_t MuxChardev::can_receive() {
+  return kHeldBytes - std::min(kHeldBytes, held_in_front().size());
+}
 
 void MuxChardev::receive(std::span<const std::byte> data) {
   for (const std::byte typed : data) take(typed);
@@ -54,21 +56,21 @@ void MuxChardev::take(std::byte typed) {
   } else if (c == kCtrlA) {
     escaped_ = true;
   } else {
-    held_.push_back(typed);
+    held_in_front().push_back(typed);
   }
 }
 
 void MuxChardev::command(char key) {
   switch (std::tolower(static_cast<unsigned char>(key))) {
     case kCtrlA:
-      held_.push_back(std::byte{kCtrlA});
+      held_in_front().push_back(std::byte{kCtrlA});
       break;
     case 'b':
       deliver();
       if (frontend() != nullptr) frontend()->event(devices::CharEvent::kBreak);
       break;
     case 'c':
-      say("\r\nThere is no monitor on this console.\r\n");
+      switch_front();
       break;
     case 'h':
     case '?':
@@ -90,29 +92,58 @@ void MuxChardev::command(char key) {
 /// To the person, not from the guest: what the terminal does not take now is not worth keeping.
 void MuxChardev::say(std::string_view text) { inner_->write(std::as_bytes(std::span(text))); }
 
+void MuxChardev::switch_front() {
+  if (monitor_.user == nullptr) return say("\r\nThere is no monitor on this console.\r\n");
+  if (monitor_in_front_ && frontend() == nullptr) return;  // there is nobody to go back to
+  say("\r\n");
+  bring_monitor(!monitor_in_front_);
+}
+
+/// The monitor hears that its client comes or goes; what it has not read goes with the client.
+void MuxChardev::bring_monitor(bool to_front) {
+  if (monitor_in_front_ == to_front) return;
+  monitor_in_front_ = to_front;
+  held_for_monitor_.clear();
+  if (monitor_.user == nullptr || !peer_present()) return;
+  monitor_.user->event(to_front ? devices::CharEvent::kOpened : devices::CharEvent::kClosed);
+}
+
+void MuxChardev::MonitorEnd::attach(devices::CharFrontend* frontend) {
+  if (frontend == nullptr) mux.bring_monitor(false);
+  user = frontend;
+  if (frontend != nullptr && mux.frontend() == nullptr) mux.bring_monitor(true);
+}
+
 void MuxChardev::deliver() {
   bql.assert_held();
-  while (!held_.empty() && frontend() != nullptr) {
-    const size_t n = std::min(held_.size(), frontend()->can_receive());
-    if (n == 0) break;
-    const auto end = held_.begin() + static_cast<ptrdiff_t>(n);
-    const std::vector<std::byte> bytes(held_.begin(), end);
-    held_.erase(held_.begin(), end);
-    frontend()->receive(bytes);
-  }
+  deliver_to(frontend(), held_);
+  deliver_to(monitor_.user, held_for_monitor_);
   inner_->accept_input();
 }
 
-void MuxChardev::event(devices::CharEvent event) {
-  if (event != devices::CharEvent::kBreak) {
-    set_peer_present(event == devices::CharEvent::kOpened);
-  } else if (frontend() != nullptr) {
-    frontend()->event(event);
+void MuxChardev::deliver_to(devices::CharFrontend* user, Held& held) {
+  while (!held.empty() && user != nullptr) {
+    const size_t n = std::min(held.size(), user->can_receive());
+    if (n == 0) break;
+    const auto end = held.begin() + static_cast<ptrdiff_t>(n);
+    const std::vector<std::byte> bytes(held.begin(), end);
+    held.erase(held.begin(), end);
+    user->receive(bytes);
   }
+}
+
+void MuxChardev::event(devices::CharEvent event) {
+  if (event == devices::CharEvent::kBreak) {
+    if (frontend() != nullptr) frontend()->event(event);
+    return;
+  }
+  set_peer_present(event == devices::CharEvent::kOpened);
+  if (monitor_in_front_ && monitor_.user != nullptr) monitor_.user->event(event);
 }
 
 void MuxChardev::can_write() {
   if (frontend() != nullptr) frontend()->can_write();
+  if (monitor_.user != nullptr) monitor_.user->can_write();
 }
 
 }  // namespace rhea::vmm

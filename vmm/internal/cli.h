@@ -37,9 +37,12 @@ struct MergedOption {
 
 /// A device or monitor that names a chardev, to be checked when all chardevs are known.
 struct ChardevUse {
+  /// A chardev with mux=on takes one of each, any other one in all.
+  enum class Role : uint8_t { kDevice, kHumanMonitor };
   std::string id;
   std::string origin;
   std::string missing;  ///< the reason, if there is no such chardev
+  Role role = Role::kDevice;
 };
 
 /// -device isa-serial.
@@ -81,6 +84,7 @@ struct Draft {
   std::vector<std::string> serials;  ///< -serial: chardev ids; empty for none
   std::vector<IsaSerial> isa_serials;
   std::vector<ChardevUse> chardev_uses;
+  std::vector<MonitorConfig> console_monitors;  ///< those behind mon: consoles
   std::string append_origin, initrd_origin, stdio_origin;
 };
 
@@ -131,7 +135,8 @@ Result<void> finish_memory(Draft& draft, const std::string& memory_backend);
 Result<void> on_chardev(Draft& draft, const Given& given);
 /// A device's chardev as -serial writes it: "unix:/x,server=on" becomes a chardev called `id`,
 /// "chardev:ID" names one. Returns the chardev's id.
-Result<std::string> add_compat_chardev(Draft& draft, const Given& given, std::string id);
+Result<std::string> add_compat_chardev(Draft& draft, const Given& given, std::string id,
+                                       ChardevUse::Role role = ChardevUse::Role::kDevice);
 /// Errors: the id is taken, or stdio is.
 Result<void> add_chardev(Draft& draft, ChardevConfig chardev, const std::string& origin);
 std::string chardev_help();

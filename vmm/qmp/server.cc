@@ -37,6 +37,16 @@ ReplyJson names_json(const QmpCommandTable& commands) {
   return names;
 }
 
+/// Its lines end as a terminal's do, as QEMU's.
+ReplyJson terminal_text(std::string_view text) {
+  std::string terminal;
+  for (const char c : text) {
+    if (c == '\n') terminal += '\r';
+    terminal += c;
+  }
+  return terminal;
+}
+
 ReplyJson cause_json(Cause cause) {
   ReplyJson json;
   json["guest"] = is_guest(cause);
@@ -71,6 +81,10 @@ QmpServer::QmpServer(AioContext& context, VmControl& vm, QmpCommandTable command
   commands_.add({"query-qmp-schema", {}, [this](const Json&) {
                    return qmp_schema(commands_, qmp_events());
                  }});
+  commands_.add(
+      {"human-monitor-command", {{"command-line", QmpType::kString}}, [this](const Json& a) {
+         return terminal_text(human_.run(a["command-line"].get<std::string>()));
+       }});
   // Served by the session, which knows the phase; here for query-commands.
   commands_.add({"qmp_capabilities",
                  {{"enable", QmpType::kArray, QmpPresence::kOptional}},
@@ -86,6 +100,12 @@ QmpServer::~QmpServer() {
 void QmpServer::add_monitor(devices::CharBackend& backend) {
   sessions_.push_back(
       std::make_unique<QmpSession>(context_, commands_, backend, greeting_line(version_), limits_));
+}
+
+void QmpServer::add_human_monitor(devices::CharBackend& backend) {
+  human_sessions_.push_back(std::make_unique<HmpSession>(
+      context_, human_, backend,
+      fmt::format("{} monitor - type 'help' for more information", version_.package)));
 }
 
 void QmpServer::publish(std::string_view event, const ReplyJson& data) {

@@ -1,10 +1,12 @@
-// QmpServer: every QMP monitor of the machine.
+// QmpServer: every monitor of the machine.
 #pragma once
 
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "vmm/hmp/human_monitor.h"
+#include "vmm/hmp/session.h"
 #include "vmm/qmp/command.h"
 #include "vmm/qmp/session.h"
 #include "vmm/vm_control.h"
@@ -26,13 +28,16 @@ struct QmpVersion {
 class QmpServer final : public VmObserver {
  public:
   /// `vm`, `context` and the backends of the monitors outlive the server. query-version,
-  /// query-commands, query-qmp-schema and qmp_capabilities come with it; `commands` are all others.
+  /// query-commands, query-qmp-schema, human-monitor-command and qmp_capabilities come with it;
+  /// `commands` are all others.
   QmpServer(AioContext& context, VmControl& vm, QmpCommandTable commands, QmpVersion version,
             QmpLimits limits = {}) REQUIRES(bql);
   ~QmpServer() override;
 
   /// Opens a monitor on `backend`.
   void add_monitor(devices::CharBackend& backend) REQUIRES(bql);
+  /// The same, for people; it has the same commands, said in another way.
+  void add_human_monitor(devices::CharBackend& backend) REQUIRES(bql);
 
   /// Sends an event, one of qmp_events(), to every client that has negotiated. `data` null: none.
   void publish(std::string_view event, const ReplyJson& data = nullptr);
@@ -50,7 +55,9 @@ class QmpServer final : public VmObserver {
   QmpCommandTable commands_;
   const QmpVersion version_;
   const QmpLimits limits_;
+  const HumanMonitor human_{commands_};
   std::vector<std::unique_ptr<QmpSession>> sessions_;
+  std::vector<std::unique_ptr<HmpSession>> human_sessions_;
 };
 
 }  // namespace rhea::vmm

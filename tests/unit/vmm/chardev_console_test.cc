@@ -66,6 +66,67 @@ TEST_CASE("Chardev mux: Ctrl-A keys are its own, all else is the guest's", "[cha
   CHECK(f.write("out") == 3);
 }
 
+TEST_CASE("Chardev mux: Ctrl-A C goes to the monitor and back", "[chardev]") {
+  Fixture f;
+  int pair[2];
+  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+  Fd person(pair[1]);
+  f.open({.type = Type::kUnixSocket, .fd = pair[0], .mux = true});
+  Recorder monitor;
+  f.chardev->monitor_end().attach(&monitor);
+  const auto type = [&](std::string_view text) {
+    f.guest.heard.clear();
+    monitor.heard.clear();
+    send_text(person, text);
+    f.run();
+    return f.guest.heard + "|" + monitor.heard;
+  };
+  CHECK(monitor.heard.empty());
+  CHECK(type("a") == "a|");
+  f.guest.room = 0;  // it does not read now: what it missed stays its own
+  CHECK(type("b\x01"
+             "chelp\r") == "|<open>help\r");
+  f.guest.room = 4096;
+  CHECK(type("\x01\x01") == "b|\x01");
+  CHECK(type("\x01"
+             "b") == "<break>|");  // a break is the console's
+  const auto write_monitor = [&](std::string_view text) {
+    return f.chardev->monitor_end().write(std::as_bytes(std::span(text)));
+  };
+  CHECK(received(person) == "\r\n");
+  CHECK(write_monitor("(m) ") == 4);
+  CHECK(f.write("guest") == 5);  // both may print
+  CHECK(received(person) == "(m) guest");
+  CHECK(type("\x01"
+             "cx") == "x|<close>");
+  CHECK(type("\x01"
+             "c") == "|<open>");
+  f.chardev->monitor_end().attach(nullptr);
+  CHECK(type("y\x01"
+             "cz") == "yz|");
+  CHECK_THAT(received(person), Catch::Contains("no monitor on this console"));
+}
+
+TEST_CASE("Chardev mux: a monitor alone is in front, and its client's end is told", "[chardev]") {
+  Fixture f;
+  int pair[2];
+  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+  Fd person(pair[1]);
+  f.open({.type = Type::kUnixSocket, .fd = pair[0], .mux = true});
+  f.chardev->attach(nullptr);
+  Recorder monitor;
+  f.chardev->monitor_end().attach(&monitor);
+  CHECK(monitor.heard == "<open>");
+  send_text(person,
+            "a\x01"
+            "cb");  // there is nobody to go to
+  f.run();
+  CHECK(monitor.heard == "<open>ab");
+  person.reset();
+  f.run();
+  CHECK(monitor.heard == "<open>ab<close>");
+}
+
 TEST_CASE("Chardev mux: the keys work while the guest does not read", "[chardev]") {
   Fixture f;
   int pair[2];

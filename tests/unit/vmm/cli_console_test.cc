@@ -215,15 +215,47 @@ TEST_CASE("-qmp, -mon, -debugcon, -qtest: each finds its chardev", "[cli]") {
   CHECK_FALSE(qtest->server);
 }
 
+TEST_CASE("-monitor, -mon, mon: each brings a monitor for people", "[cli]") {
+  using Mode = MonitorConfig::Mode;
+  const auto monitors = [](std::string_view line) {
+    std::vector<std::pair<std::string, Mode>> found;
+    for (const MonitorConfig& monitor : config_of(line).monitors) {
+      found.emplace_back(monitor.chardev_id, monitor.mode);
+    }
+    return found;
+  };
+  using Monitors = std::vector<std::pair<std::string, Mode>>;
+  constexpr auto kPeople = Mode::kReadline;
+  CHECK(monitors("-monitor none").empty());
+  CHECK(monitors("-monitor pty") == Monitors{{"compat_monitor0", kPeople}});
+  CHECK(monitors("-nodefaults -chardev pty,id=c -mon c") == Monitors{{"c", kPeople}});
+  CHECK(monitors("-chardev pty,id=c -mon c,mode=readline") == Monitors{{"c", kPeople}});
+  CHECK(monitors("-nographic") == Monitors{{"serial0", kPeople}});
+  CHECK(monitors("-debugcon mon:stdio") == Monitors{{"debugcon", kPeople}});
+  // Those behind consoles do not count in the names of the others.
+  CHECK(monitors("-serial mon:stdio -qmp pty") ==
+        Monitors{{"compat_monitor0", Mode::kControl}, {"serial0", kPeople}});
+  CHECK(monitors("-chardev stdio,id=c,mux=on -serial chardev:c -mon c") ==
+        Monitors{{"c", kPeople}});
+  check_messages({
+      {"-chardev stdio,id=c,mux=on -serial chardev:c -mon c -mon c",
+       "-mon c: Device 'c' is in use"},
+      {"-chardev stdio,id=c,mux=on -serial chardev:c -mon c,mode=control",
+       "-mon c,mode=control: Device 'c' is in use"},
+      {"-chardev pty,id=c -serial chardev:c -mon c", "-mon c: Device 'c' is in use"},
+      {"-monitor stdio -serial stdio",
+       "-serial stdio: cannot use stdio by multiple character devices"},
+      {"-monitor stdio -daemonize", "-monitor stdio: cannot use stdio with -daemonize"},
+  });
+}
+
 TEST_CASE("-qmp, -mon, -debugcon, -qtest: a mistake is named", "[cli]") {
   check_messages({
       {"-mon chardev=zz,mode=control", "-mon chardev=zz,mode=control: chardev \"zz\" not found"},
       {"-mon chardev=zz,mode=bogus",
        "-mon chardev=zz,mode=bogus: Parameter 'mode' does not accept value 'bogus'"},
-      {"-mon chardev=zz",
-       "-mon chardev=zz: mode=readline: there is no human monitor, only mode=control (QMP)"},
-      {"-mon zz,mode=readline",
-       "-mon zz,mode=readline: mode=readline: there is no human monitor, only mode=control (QMP)"},
+      {"-mon chardev=zz", "-mon chardev=zz: chardev \"zz\" not found"},
+      {"-mon zz,mode=readline", "-mon zz,mode=readline: chardev \"zz\" not found"},
       {"-mon mode=control", "-mon mode=control: Parameter 'chardev' is missing"},
       {"-mon c,mode=control,pretty=on", "-mon c,mode=control,pretty=on: 'pretty' can only be off"},
       {"-chardev null,id=c -mon c,mode=control -mon c,mode=control",

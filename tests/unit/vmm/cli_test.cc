@@ -61,7 +61,7 @@ TEST_CASE("command line: the line that boots a kernel", "[cli]") {
   CHECK(serial.type == Chardev::kStdio);
   CHECK(serial.mux);
   CHECK_FALSE(serial.signal);
-  REQUIRE(config.monitors.size() == 1);
+  REQUIRE(config.monitors.size() == 2);  // and the console's
   const ChardevConfig& qmp = chardev(config, config.monitors[0].chardev_id);
   CHECK(qmp.id == "compat_monitor0");
   CHECK(qmp.type == Chardev::kUnixSocket);
@@ -424,7 +424,7 @@ TEST_CASE("command line: harmless requests are accepted, others of the same kind
       {"-incoming defer", "-incoming defer: not supported: there is no live migration"},
       {"-bios b", "-bios b: not supported: guests are booted by -kernel, without firmware"},
       {"-vnc :0", "-vnc :0: not supported: there is no display"},
-      {"-monitor stdio", "-monitor stdio: there is no human monitor, only -qmp (or 'none')"},
+      {"-monitor bogus", "-monitor bogus: 'bogus' is not a valid char driver"},
       {"-device bogus", "-device bogus: 'bogus' is not a valid device model name"},
       {"-device id=x", "-device id=x: Parameter 'driver' is missing"},
       {"-device {x", "-device {x: JSON parse error at byte 2"},

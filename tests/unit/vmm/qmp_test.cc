@@ -150,7 +150,8 @@ TEST_CASE("QMP: queries answer QEMU's members in QEMU's order", "[qmp]") {
         "\"socket-id\": 1}, \"qom-path\": \"/machine/unattached/device[1]\", \"cpu-index\": 1, "
         "\"target\": \"x86_64\"}]}\r\n");
   CHECK(f.ask("{\"execute\":\"query-commands\"}") ==
-        "{\"return\": [{\"name\": \"cont\"}, {\"name\": \"qmp_capabilities\"}, "
+        "{\"return\": [{\"name\": \"cont\"}, {\"name\": \"human-monitor-command\"}, "
+        "{\"name\": \"qmp_capabilities\"}, "
         "{\"name\": \"query-commands\"}, {\"name\": \"query-cpus-fast\"}, "
         "{\"name\": \"query-kvm\"}, {\"name\": \"query-name\"}, {\"name\": \"query-qmp-schema\"}, "
         "{\"name\": \"query-status\"}, {\"name\": \"query-uuid\"}, {\"name\": \"query-version\"}, "
