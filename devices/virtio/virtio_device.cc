@@ -288,7 +288,10 @@ void VirtioDevice::config_changed() {
 }
 
 void VirtioDevice::serve_soon(VirtioQueue& queue) {
-  queue.context_->post([this, &queue] { run(queue); });
+  queue.context_->post([this, &queue] {
+    // Of one that is broken the driver has been told.
+    if (queue.rings_ != nullptr && !queue.rings_->broken()) run(queue);
+  });
 }
 
 void VirtioDevice::post_pause(bool paused) {

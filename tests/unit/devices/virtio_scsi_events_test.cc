@@ -166,3 +166,18 @@ TEST_CASE("VirtioScsi: events follow their queue to another event loop",
   CHECK(next_event(adapter, 1) == Event{kChange, 0, 0x092a});
   CHECK(adapter.command({0}, Adapter::lun(0)).sense[12] == 0x29);
 }
+
+TEST_CASE("VirtioScsi: an event for a queue that is broken is not told of as another break",
+          "[virtio-scsi][events]") {
+  Adapter adapter;
+  adapter.start();
+  adapter.events().offer_head(Adapter::kSize);  // outside the table
+  adapter.events().ring();
+  adapter.add(0);
+  adapter.turn_until([&] { return (adapter.driver().status() & 64) != 0; });
+  const uint64_t before = adapter.scsi->errors().count();
+  adapter.add(1);
+  adapter.round_the_contexts();
+  adapter.round_the_contexts();
+  CHECK(adapter.scsi->errors().count() == before);
+}
