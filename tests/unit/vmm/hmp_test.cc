@@ -1,10 +1,12 @@
 #include <catch2/catch.hpp>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "tests/support/fake_chardev.h"
 #include "tests/support/fake_vm.h"
+#include "tests/support/size.h"
 #include "util/aio_context.h"
 #include "vmm/hmp/human_monitor.h"
 #include "vmm/hmp/line_editor.h"
@@ -356,4 +358,28 @@ TEST_CASE("HmpSession: a client that does not read is not read from, and loses n
   CHECK(f.client.take_sent() ==
         "o status\r\nVM status: paused (prelaunch)\r\n(rhea) cont\r\n(rhea) ");
   CHECK(f.vm.state() == RunState::kRunning);
+}
+
+TEST_CASE("HmpSession: whatever is typed, each line ends in a prompt", "[hmp]") {
+  SessionFixture f;
+  f.client.event(devices::CharEvent::kOpened);
+  f.client.take_sent();
+  const std::vector<std::string> pieces{
+      "info ", "status", "help ", "stop", "cont", "name", "\"",       "\\",   " -",
+      "=",     ",",      "{",     "[",    "0",    "\x7f", "\x15",     "\x17", "\x1b[A",
+      "\x1b",  "\x03",   "\r",    "\n",   "\r\n", "\xff", "\xc3\xa4", "\t",   "a b"};
+  std::mt19937 random(20'261'121);  // any will do, and the same each time
+  LineEditor mirror;
+  for (int i = 0; i < rhea::test::sized(3000, 300'000); ++i) {
+    const std::string& keys = pieces[random() % pieces.size()];
+    size_t prompts = 0;
+    for (const char key : keys) {
+      const LineEditor::Step step = mirror.type(key);
+      prompts += step.line.has_value() || step.prompt;
+    }
+    const std::string shown = f.type(keys);
+    size_t seen = 0;
+    for (size_t at = 0; (at = shown.find(HmpSession::kPrompt, at)) != shown.npos; ++at) ++seen;
+    REQUIRE(seen == prompts);
+  }
 }
