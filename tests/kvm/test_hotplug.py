@@ -72,8 +72,8 @@ def test_a_guest_ejects_while_main_drains_for_a_mirror(guest):
         plug(process, monitor, "vd0", "n0", iothread="io0")
         wait_for_reads(monitor)
         # One right behind the other: the guest hears of the first while main waits in the second.
-        commands = [monitor.send("device_del", id="vd0"),
-                    monitor.send("blockdev-mirror", job_id="m", device="a", target="b", sync="full")]
+        mirror = {"job_id": "m", "device": "a", "target": "b", "sync": "full"}
+        commands = [monitor.send("device_del", id="vd0"), monitor.send("blockdev-mirror", **mirror)]
         for number in commands:
             while "event" in (message := monitor.read_message()):
                 monitor.events.append(message)

@@ -1,4 +1,4 @@
-"""Stock Debian kernels lose disks that they use, and survive; one that does not listen is told of."""
+"""Stock Debian kernels lose disks that they use, and survive; one that is deaf is told of."""
 
 import re
 

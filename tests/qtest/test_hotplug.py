@@ -93,7 +93,7 @@ def test_what_is_wrong_is_named(machine: Machine) -> None:
         ({"driver": "virtio-blk-pci", "id": "1", "drive": "n1"}, "expects an identifier"),
     ]:
         assert message in refused(machine, "device_add", **arguments)
-    for name in ("nope", "/machine/peripheral/nope", "/machine/peripheral/vd0/virtio-backend", "n0"):
+    for name in ("nope", "n0", "/machine/peripheral/nope", "/machine/peripheral/vd0/virtio-backend"):
         assert f"Device '{name}' not found" in refused(machine, "device_del", id=name)
     assert "Parameter 'id' is missing" in refused(machine, "device_del")
     plug(machine, "vd1", "n1")  # none of it has left anything behind

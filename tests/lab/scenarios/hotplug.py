@@ -1,4 +1,4 @@
-"""Disks are pulled from a stock kernel under fio, a mounted one too; and from one that does not listen."""
+"""Disks are pulled from a stock kernel under fio, a mounted one too, and from one that is deaf."""
 
 import shutil
 
@@ -10,7 +10,8 @@ DATA_MIB = 32
 UNPLUG_TIMEOUT_S = 60  # for a guest that is busy; the one that does not listen has less
 DEAF_TIMEOUT_S = 5
 FIO = (
-    "fio --direct=1 --ioengine=libaio --iodepth=8 --bsrange=4k-64k --size=8m --verify_state_save=0 "
+    "fio --eta=never --direct=1 --ioengine=libaio --iodepth=8 --bsrange=4k-64k --size=8m "
+    "--verify_state_save=0 "
 )
 
 
@@ -142,7 +143,9 @@ def _round(vm: Vm) -> list:
 
 def _pull_mounted(vm: Vm, record: dict) -> None:
     record["came"] = _plug(vm, "mounted")
-    record["mounted"] = vm.console.run("mkdir -p /tmp/hot && mount -t ext4 /dev/vdc /tmp/hot; echo $?")
+    record["mounted"] = vm.console.run(
+        "mkdir -p /tmp/hot && mount -t ext4 /dev/vdc /tmp/hot; echo $?"
+    )
     vm.console.run(
         f"{FIO} --name=hot --directory=/tmp/hot --rw=randwrite --time_based --runtime=600 "
         "--output=/tmp/hot.report > /dev/null 2>&1 & echo $! > /tmp/hot.pid; "
@@ -167,9 +170,8 @@ def _pull_mounted(vm: Vm, record: dict) -> None:
 
 def _ask_in_vain(vm: Vm, record: dict) -> None:
     """Its ACPI tables are served, its hot-plug driver is off."""
-    vm.monitor.execute(
-        "blockdev-add", {"driver": "null-co", "node-name": "n", "size": 8 << 20, "read-zeroes": True}
-    )
+    node = {"driver": "null-co", "node-name": "n", "size": 8 << 20, "read-zeroes": True}
+    vm.monitor.execute("blockdev-add", node)
     vm.monitor.execute("device_add", {"driver": "virtio-blk-pci", "id": "hot", "drive": "n"})
     vm.console.run("echo 1 > /sys/bus/pci/rescan")
     record["came"] = vm.console.run(
