@@ -22,16 +22,19 @@ constexpr std::string_view kNode =
     "inject-error.1.event=write_aio,inject-error.1.errno=28,inject-error.1.once=on,"
     "image.driver=null-co,image.size=1M,image.read-zeroes=on";
 
-/// Offers a request of one sector and does not wait for it.
+/// Offers a request of one sector and does not wait for it. Each has memory of its own: others are
+/// under way.
 void offer(Disk& disk, GuestQueue& queue, uint32_t type) {
   struct {
     uint32_t type, reserved;
     uint64_t sector;
   } header{type, 0, 0};
-  std::memcpy(disk.machine().ram() + 0x1000, &header, sizeof header);
-  disk.machine().ram()[0x2000] = std::byte{0xff};
-  queue.offer(std::array{GuestBuffer{0x1000, 16, false}, GuestBuffer{0x8000, 512, type == kRead},
-                         GuestBuffer{0x2000, 1, true}});
+  const uint64_t number = queue.next_offer();
+  const uint64_t header_at = 0x1000 + 16 * number, status_at = 0x2000 + number;
+  std::memcpy(disk.machine().ram() + header_at, &header, sizeof header);
+  queue.offer(std::array{GuestBuffer{header_at, 16, false},
+                         GuestBuffer{0x8000 + 512 * number, 512, type == kRead},
+                         GuestBuffer{status_at, 1, true}});
   queue.ring();
 }
 
