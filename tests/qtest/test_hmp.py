@@ -204,6 +204,11 @@ def test_ctrl_a_c_goes_from_the_console_to_its_monitor_and_back(tmp_path: pathli
         process.wait_for(PROMPT)
         assert "unknown command" not in process.stdout  # the half line went
         assert received() == "b"
+        process.send("info name\rstop\rcont\rstop\r\x01cz")  # pasted, as it were
+        machine.qmp.wait_event("STOP")
+        machine.qmp.wait_event("RESUME")
+        machine.qmp.wait_event("STOP")
+        assert received() == "z"
         machine.qmp.execute("quit")
         assert process.wait() == 0
 

@@ -96,28 +96,35 @@ void MuxChardev::switch_front() {
   if (monitor_.user == nullptr) return say("\r\nThere is no monitor on this console.\r\n");
   if (monitor_in_front_ && frontend() == nullptr) return;  // there is nobody to go back to
   say("\r\n");
-  bring_monitor(!monitor_in_front_);
-}
-
-/// The monitor hears that its client comes or goes; what it has not read goes with the client.
-void MuxChardev::bring_monitor(bool to_front) {
-  if (monitor_in_front_ == to_front) return;
-  monitor_in_front_ = to_front;
-  held_for_monitor_.clear();
-  if (monitor_.user == nullptr || !peer_present()) return;
-  monitor_.user->event(to_front ? devices::CharEvent::kOpened : devices::CharEvent::kClosed);
+  monitor_in_front_ = !monitor_in_front_;
+  deliver();
 }
 
 void MuxChardev::MonitorEnd::attach(devices::CharFrontend* frontend) {
-  if (frontend == nullptr) mux.bring_monitor(false);
   user = frontend;
-  if (frontend != nullptr && mux.frontend() == nullptr) mux.bring_monitor(true);
+  mux.held_for_monitor_.clear();
+  mux.monitor_has_client_ = false;
+  mux.monitor_in_front_ = user != nullptr && mux.frontend() == nullptr;
+  mux.tell_monitor();
+}
+
+/// Whether its client is there. A client that goes to the console is gone when all that it typed
+/// before was served; one whose terminal goes, at once.
+void MuxChardev::tell_monitor() {
+  const bool wanted = monitor_in_front_ && peer_present();
+  if (monitor_.user == nullptr || wanted == monitor_has_client_) return;
+  const bool served = held_for_monitor_.empty() && monitor_.user->can_receive() > 0;
+  if (!wanted && peer_present() && !served) return;  // it calls accept_input() when it is
+  if (!wanted) held_for_monitor_.clear();
+  monitor_has_client_ = wanted;
+  monitor_.user->event(wanted ? devices::CharEvent::kOpened : devices::CharEvent::kClosed);
 }
 
 void MuxChardev::deliver() {
   bql.assert_held();
   deliver_to(frontend(), held_);
-  deliver_to(monitor_.user, held_for_monitor_);
+  if (monitor_has_client_) deliver_to(monitor_.user, held_for_monitor_);
+  tell_monitor();
   inner_->accept_input();
 }
 
@@ -138,7 +145,7 @@ void MuxChardev::event(devices::CharEvent event) {
     return;
   }
   set_peer_present(event == devices::CharEvent::kOpened);
-  if (monitor_in_front_ && monitor_.user != nullptr) monitor_.user->event(event);
+  tell_monitor();
 }
 
 void MuxChardev::can_write() {

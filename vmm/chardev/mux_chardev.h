@@ -53,7 +53,7 @@ class MuxChardev final : public Chardev, private devices::CharFrontend {
 
   void take(std::byte typed);
   void switch_front();
-  void bring_monitor(bool to_front);
+  void tell_monitor();
   Held& held_in_front() { return monitor_in_front_ ? held_for_monitor_ : held_; }
   static void deliver_to(devices::CharFrontend* user, Held& held);
   void command(char key);
@@ -65,6 +65,7 @@ class MuxChardev final : public Chardev, private devices::CharFrontend {
   bool escaped_ = false;  // the last byte was Ctrl-A
   MonitorEnd monitor_{*this};
   bool monitor_in_front_ = false;
+  bool monitor_has_client_ = false;
   Held held_, held_for_monitor_;
   Bh deliver_;
 };

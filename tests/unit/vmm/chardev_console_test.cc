@@ -107,6 +107,34 @@ TEST_CASE("Chardev mux: Ctrl-A C goes to the monitor and back", "[chardev]") {
   CHECK_THAT(received(person), Catch::Contains("no monitor on this console"));
 }
 
+TEST_CASE("Chardev mux: what was typed for the monitor is served behind Ctrl-A C", "[chardev]") {
+  Fixture f;
+  int pair[2];
+  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+  Fd person(pair[1]);
+  f.open({.type = Type::kUnixSocket, .fd = pair[0], .mux = true});
+  Recorder monitor;
+  monitor.limited = true;
+  monitor.room = 2;
+  f.chardev->monitor_end().attach(&monitor);
+  f.guest.heard.clear();
+  send_text(person,
+            "\x01"
+            "cabc\x01"
+            "cz");
+  f.run();
+  CHECK(monitor.heard == "<open>ab");
+  CHECK(f.guest.heard == "z");
+  monitor.room = 1;
+  f.chardev->monitor_end().accept_input();
+  f.run();
+  CHECK(monitor.heard == "<open>abc");  // and is not through with it
+  monitor.room = 1;
+  f.chardev->monitor_end().accept_input();
+  f.run();
+  CHECK(monitor.heard == "<open>abc<close>");
+}
+
 TEST_CASE("Chardev mux: a monitor alone is in front, and its client's end is told", "[chardev]") {
   Fixture f;
   int pair[2];
