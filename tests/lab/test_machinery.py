@@ -112,7 +112,7 @@ def test_a_power_cut_ends_the_machine_at_its_event_and_is_told_from_a_crash(
 ) -> None:
     path = scenario(
         tmp_path,
-        "ctx.event('first', pid=os.getpid())\nctx.event('last')\ntime.sleep(999)",
+        "ctx.event('first', pid=os.getpid())\nctx.event('last')\nwhile True: signal.pause()",
     )
     result = runner.run(
         path,
