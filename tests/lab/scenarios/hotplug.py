@@ -165,7 +165,9 @@ def _pull_mounted(vm: Vm, record: dict) -> None:
         timeout=180,
     )
     record["errors"] = _kernel_errors(vm)
-    record["oops"] = vm.console.run("dmesg | grep -ciE 'oops|BUG:|call trace|blocked for more'")
+    record["oops"] = vm.console.run(
+        "dmesg | grep -iE -A20 'oops|BUG:|WARNING:|call trace|blocked for more|stall'"
+    )[1]
 
 
 def _ask_in_vain(vm: Vm, record: dict) -> None:
