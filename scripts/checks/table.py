@@ -132,7 +132,7 @@ def stress() -> list[Step]:
 
 PARTS = {
     "stress": stress,
-    "lab": lambda: [build("release"), pytest("lab", "release", FULL, time_limit_s=3600)],
+    "lab": lambda: [build("release"), pytest("lab", "release", FULL, time_limit_s=5400)],
     "fuzz": lambda: [build("asan"), *(fuzz(target, 60) for target in FUZZ_TARGETS)],
 }
 

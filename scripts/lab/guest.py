@@ -24,6 +24,7 @@ CMDLINE = "console=ttyS0 panic=-1 quiet mitigations=off"
 # What later users need; the shell itself needs none. The order is worked out from modules.dep.
 POWER_BUTTON_MODULES = ("button", "evdev")
 DISK_MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ext4")
+CD_MODULES = ("sr_mod", "isofs")
 
 _INIT = r"""#!/bin/sh
 export PATH=/bin HOME=/root TERM="${TERM:-linux}" PS1='guest# '
@@ -115,6 +116,21 @@ def root_image(
             return image.read_bytes()
 
     return cached("guest-root", b"".join(key), data, keep=4)
+
+
+def iso_image(texts: Mapping[str, str]) -> Path:
+    """A disc with these files, by path, in ISO 9660 with Rock Ridge's names."""
+
+    def data() -> bytes:
+        with tempfile.TemporaryDirectory() as scratch:
+            tree, image = Path(scratch) / "tree", Path(scratch) / "disc.iso"
+            tree.mkdir()
+            for name, text in texts.items():
+                (tree / name).write_text(text)
+            run_tool(["genisoimage", "-quiet", "-R", "-V", "LAB", "-o", str(image), str(tree)])
+            return image.read_bytes()
+
+    return cached("disc", repr(sorted(texts.items())).encode(), data, keep=4)
 
 
 def _lay_out(tree: Path, files: Mapping[str, Path], contents: Mapping[str, str]) -> None:

@@ -20,15 +20,24 @@ from lab.result import LabResult  # noqa: E402
 
 import power_cut  # noqa: E402
 
+VMM = os.environ.get("RHEA_LAB_VMM") or "rhea"
 FULL = os.environ.get("RHEA_TEST_SIZE") == "full"
 BIG_RAM_MIB = 3800  # over 3.5 GiB: every VMM splits it around the PCI hole
 FILL_COPIES = 32  # of the guest's busybox, 2 MB each
 FLUSHES = 100 if FULL else 12  # that a guest sees on each disk before the plug is pulled
 
 
-FIO = Path("/usr/bin/fio")
+FIO, EJECT = Path("/usr/bin/fio"), Path("/usr/bin/eject")
 FIO_JOB_MIB = 32 if FULL else 1
 FIO_DISK_SIZE = 4 * FIO_JOB_MIB << 20  # each disk's four jobs fill it
+# What lies on the discs that a CD drive is given.
+DISCS = {
+    name: {
+        "label": f"disc {name}\n",
+        "text": "".join(f"line {i} of disc {name}\n" for i in range(20000)),
+    }
+    for name in ("one", "two")
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,18 @@ def _root_with_fio() -> Path:
     )
 
 
+def _root_with_eject() -> Path:
+    return guest.root_image(64, programs=[EJECT])
+
+
+def _scsi(rounds: int, series: str = "6.1") -> Plan:
+    # A guest that is busy may take a while to let an adapter go; that there is an end to the
+    # waiting is Rhea's alone.
+    machine = ["-machine", "pc,x-unplug-timeout=60"] if VMM == "rhea" else []
+    params = {"rounds": rounds, "machine": machine}
+    return Plan("scsi", 480 + 30 * rounds, params, series=series, disk=_root_with_fio)
+
+
 PLANS = {
     "boot": Plan("boot", 240),
     "life": Plan(
@@ -65,6 +86,10 @@ PLANS = {
     "disk_6_12": Plan("disk", 600, {"hotplug_rounds": 50}, series="6.12"),
     "hotplug": Plan("hotplug", 600, {"rounds": 50 if FULL else 3}, disk=_root_with_fio),
     "hotplug_6_12": Plan("hotplug", 600, {"rounds": 50}, series="6.12", disk=_root_with_fio),
+    "scsi": _scsi(50 if FULL else 3),
+    "scsi_6_12": _scsi(50, "6.12"),
+    "scsi_cd": Plan("scsi_cd", 300, disk=_root_with_eject),
+    "scsi_cd_6_12": Plan("scsi_cd", 300, series="6.12", disk=_root_with_eject),
     "power_cut": Plan("power_cut", 300),
     "fio": Plan(
         "fio",
@@ -83,8 +108,13 @@ MAKERS: dict[str, Callable[[kernel.Kernel], Path]] = {
     "vmlinux": lambda linux: linux.vmlinux,
     "initrd": guest.initramfs,
     "initrd_disk": lambda linux: guest.initramfs(linux, modules=guest.DISK_MODULES),
+    "initrd_scsi": lambda linux: guest.initramfs(
+        linux, modules=guest.DISK_MODULES + guest.CD_MODULES
+    ),
     "initrd_button": lambda linux: guest.initramfs(linux, modules=guest.POWER_BUTTON_MODULES),
     "root": lambda linux: guest.root_image(64),
+    "one": lambda linux: guest.iso_image(DISCS["one"]),
+    "two": lambda linux: guest.iso_image(DISCS["two"]),
 }
 # What a scenario boots: the nested machine unpacks each byte of it.
 FILES = {
@@ -94,8 +124,11 @@ FILES = {
     "power_cut": ("bzimage", "initrd_disk", "root"),
     "fio": ("bzimage", "initrd_disk"),
     "hotplug": ("bzimage", "initrd_disk", "root"),
+    "scsi": ("bzimage", "initrd_scsi", "root"),
+    "scsi_cd": ("bzimage", "initrd_scsi", "one", "two"),
 }
 Getter = Callable[[str], LabResult]
+_LONGEST = max(plan.timeout for plan in PLANS.values() if FULL or plan.series == "6.1")
 
 
 def _run(plan: Plan, choice: host.Choice) -> LabResult:
@@ -150,8 +183,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The first test of a run waits for all of it: the limit per test covers two runs in a row."""
     for item in items:
         if item.get_closest_marker("lab_run") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(700))
+            item.add_marker(pytest.mark.timeout(100 + _LONGEST))
 
 
 def pytest_report_header() -> str:
-    return f"lab: VMM under test: {os.environ.get('RHEA_LAB_VMM', 'rhea')}; {host.choose()}"
+    return f"lab: VMM under test: {VMM}; {host.choose()}"
