@@ -16,7 +16,7 @@ PYTHON = "/usr/bin/python3"
 # Enough optimisation to run fast and debug information to name lines: sanitizer builds are most of the
 # time that a check takes. ccache is to find what another clone has built, though the folder's name is
 # in the debug information.
-CLANG = {"CC": "clang-19", "CXX": "clang++-19", "CXXFLAGS": "-gline-tables-only",
+CLANG = {"CC": "ccache clang-19", "CXX": "ccache clang++-19", "CXXFLAGS": "-gline-tables-only",
          "CCACHE_NOHASHDIR": "1"}
 SANITIZED = ["--buildtype=plain", "-Doptimization=1", "-Db_lundef=false"]
 
