@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <catch2/catch.hpp>
 #include <chrono>
 #include <functional>
 #include <initializer_list>
@@ -15,7 +16,9 @@
 
 #include "block/drivers/blkdebug.h"
 #include "devices/acpi_pci_hotplug.h"
+#include "tests/support/size.h"
 #include "tests/support/virtio_guest.h"
+#include "tests/support/watchdog.h"
 #include "tests/unit/vmm/storage_fixture.h"
 #include "util/rcu.h"
 #include "util/thread.h"
@@ -53,7 +56,7 @@ class HotplugFixture : public StorageFixture {
       events.push_back(std::string(event) + " " + name.get<std::string>());
     });
   }
-  ~HotplugFixture() {
+  virtual ~HotplugFixture() {
     bql.assert_held();
     hotplug_.reset();
     devices_.reset();
@@ -132,5 +135,82 @@ class EjectingVcpu {
   std::binary_semaphore leave_{0};
   Thread thread_;
 };
+
+/// A device in slot 5 that has requests under way when it is ejected.
+class BusyDeviceFixture : public HotplugFixture {
+ public:
+  using HotplugFixture::HotplugFixture;
+  using HotplugFixture::plug;
+  virtual void plug() = 0;
+  /// Has it hold held() requests.
+  virtual void make_busy() = 0;
+  virtual size_t held() const = 0;
+  /// Lets them go; how many.
+  virtual size_t resume() = 0;
+  /// What is told as it goes, in order.
+  virtual std::vector<std::string> deleted() const = 0;
+};
+
+/// A vCPU's write ejects the device, and main ends it.
+inline void eject_busy_device(BusyDeviceFixture& f) {
+  bql.assert_held();
+  const int rounds = sized(5, 200);
+  for (int round = 0; round < rounds; ++round) {
+    Watchdog watchdog("the eject of a busy device", HotplugFixture::kPatience);
+    f.plug();
+    f.make_busy();
+    std::optional<EjectingVcpu> vcpu(f);
+    f.turn_until([&] { return vcpu->stored() && f.leaving(); });
+    REQUIRE(f.bus().device_at(5) != nullptr);
+    CHECK(f.events.empty());
+    CHECK(f.resume() == f.held());
+    // The vCPU still stands in its section: nothing of this waits for it.
+    f.turn_until([&] { return !f.events.empty(); });
+    CHECK(f.events == f.deleted());
+    CHECK(f.bus().device_at(5) == nullptr);
+    f.events.clear();
+    // All names are free at once; the next round's device comes while the last one's memory is
+    // held.
+    if (round % 2 == 0) {
+      f.plug();
+      f.store(HotplugFixture::kEject, 1 << 5);
+      f.turn_until([&] { return !f.events.empty(); });
+      CHECK(f.events == f.deleted());
+      f.events.clear();
+    }
+    vcpu->leave();
+    vcpu.reset();
+  }
+}
+
+/// The device is taken off its bus inside the read section of the eject's write.
+inline void eject_in_its_own_section(BusyDeviceFixture& f) {
+  bql.assert_held();
+  const int rounds = sized(5, 200);
+  for (int round = 0; round < rounds; ++round) {
+    Watchdog watchdog("an eject in its own section", HotplugFixture::kPatience);
+    f.plug();
+    f.make_busy();
+    std::atomic<bool> in_section{false};
+    std::shared_ptr<devices::PciDevice> device;
+    // What main does later, as far as it is legal on a vCPU: views change, listeners hear.
+    f.registers().set_eject([&](const devices::AcpiPciHotplug::Eject& eject) {
+      bql.assert_held();
+      in_section = rcu.in_read_section() && eject.slots == 1U << 5;
+      device = f.bus().remove(*f.bus().device_at(5));
+    });
+    std::optional<EjectingVcpu> vcpu(f);
+    f.turn_until([&] { return vcpu->stored(); });
+    CHECK(in_section);
+    CHECK(f.bus().device_at(5) == nullptr);
+    f.registers().set_eject(nullptr);
+    CHECK(f.resume() == f.held());
+    // The rest is main's: with the requests ended nothing waits, the vCPU's section least of all.
+    MUST(f.bus().add(std::exchange(device, nullptr), 5));
+    REQUIRE(f.user_devices().remove(*f.user_devices().at_slot(5)).has_value());
+    vcpu->leave();
+    vcpu.reset();
+  }
+}
 
 }  // namespace rhea::test

@@ -5,19 +5,16 @@
 #include <array>
 #include <catch2/catch.hpp>
 #include <cstring>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "devices/virtio/virtio_pci.h"
-#include "tests/support/size.h"
 #include "tests/support/watchdog.h"
 #include "tests/unit/vmm/hotplug_fixture.h"
 
 using namespace rhea;
 using test::GuestBuffer;
 using test::GuestQueue;
-using Vcpu = test::EjectingVcpu;
 
 namespace {
 
@@ -31,10 +28,17 @@ constexpr std::string_view kDisk =
     R"(iothread-vq-mapping.0.iothread=io0,iothread-vq-mapping.1.iothread=io1)";
 
 /// With a disk whose reads are held.
-class Fixture : public test::HotplugFixture {
+class Fixture : public test::BusyDeviceFixture {
  public:
-  Fixture() : HotplugFixture(kStorage) {}
-  void plug() { HotplugFixture::plug(kDisk); }
+  Fixture() : BusyDeviceFixture(kStorage) {}
+  using BusyDeviceFixture::plug;
+  void plug() override { plug(kDisk); }
+  void make_busy() override { make_busy(4); }
+  size_t held() const override { return kQueues * size_t{4}; }
+  size_t resume() override { return injector("n0").resume("held"); }
+  std::vector<std::string> deleted() const override {
+    return {"DEVICE_DELETED /machine/peripheral/vd0/virtio-backend", "DEVICE_DELETED vd0"};
+  }
   /// Has the disk hold `count` reads of each queue.
   void make_busy(int count) {
     bql.assert_held();
@@ -57,11 +61,7 @@ class Fixture : public test::HotplugFixture {
     }
     wait_until_held({"n0"}, kQueues * static_cast<size_t>(count));
   }
-  block::Blkdebug& injector() { return HotplugFixture::injector("n0"); }
 };
-
-const std::vector<std::string> kDeleted{"DEVICE_DELETED /machine/peripheral/vd0/virtio-backend",
-                                        "DEVICE_DELETED vd0"};
 
 }  // namespace
 
@@ -69,64 +69,14 @@ TEST_CASE("T004a: a vCPU's write ejects a disk with requests under way, and main
           "[vmm][hotplug]") {
   Fixture f;
   bql.assert_held();
-  const int rounds = test::sized(5, 200);
-  for (int round = 0; round < rounds; ++round) {
-    test::Watchdog watchdog("the eject of a busy disk", Fixture::kPatience);
-    f.plug();
-    f.make_busy(4);
-    std::optional<Vcpu> vcpu(f);
-    f.turn_until([&] { return vcpu->stored() && f.leaving(); });
-    REQUIRE(f.bus().device_at(5) != nullptr);
-    CHECK(f.events.empty());
-    CHECK(f.injector().resume("held") == kQueues * 4);
-    // The vCPU still stands in its section: nothing of this waits for it.
-    f.turn_until([&] { return !f.events.empty(); });
-    CHECK(f.events == kDeleted);
-    CHECK(f.bus().device_at(5) == nullptr);
-    f.events.clear();
-    // All names are free at once; the next round's device comes while the last one's memory is
-    // held.
-    if (round % 2 == 0) {
-      f.plug();
-      f.store(Fixture::kEject, 1 << 5);
-      f.turn_until([&] { return !f.events.empty(); });
-      CHECK(f.events == kDeleted);
-      f.events.clear();
-    }
-    vcpu->leave();
-    vcpu.reset();
-  }
+  test::eject_busy_device(f);
 }
 
 TEST_CASE("T004a: a disk is taken off its bus inside the read section of the eject's write",
           "[vmm][hotplug]") {
   Fixture f;
   bql.assert_held();
-  const int rounds = test::sized(5, 200);
-  for (int round = 0; round < rounds; ++round) {
-    test::Watchdog watchdog("an eject in its own section", Fixture::kPatience);
-    f.plug();
-    f.make_busy(4);
-    std::atomic<bool> in_section{false};
-    std::shared_ptr<devices::PciDevice> device;
-    // What main does later, as far as it is legal on a vCPU: views change, listeners hear.
-    f.registers().set_eject([&](const devices::AcpiPciHotplug::Eject& eject) {
-      bql.assert_held();
-      in_section = rcu.in_read_section() && eject.slots == 1U << 5;
-      device = f.bus().remove(*f.bus().device_at(5));
-    });
-    std::optional<Vcpu> vcpu(f);
-    f.turn_until([&] { return vcpu->stored(); });
-    CHECK(in_section);
-    CHECK(f.bus().device_at(5) == nullptr);
-    f.registers().set_eject(nullptr);
-    CHECK(f.injector().resume("held") == kQueues * 4);
-    // The rest is main's: with the requests ended nothing waits, the vCPU's section least of all.
-    MUST(f.bus().add(std::exchange(device, nullptr), 5));
-    REQUIRE(f.user_devices().remove(*f.user_devices().find("vd0")).has_value());
-    vcpu->leave();
-    vcpu.reset();
-  }
+  test::eject_in_its_own_section(f);
 }
 
 TEST_CASE("Hotplug: an eject of an empty slot does not hit what is plugged in before main looks",
@@ -152,5 +102,5 @@ TEST_CASE("Hotplug: a machine ends while a disk waits for its requests to leave"
   f.make_busy(1);
   f.store(Fixture::kEject, 1 << 5);
   f.turn_until([&] { return f.leaving(); });
-  CHECK(f.injector().resume("held") == kQueues);
+  CHECK(f.resume() == kQueues);
 }
