@@ -43,8 +43,6 @@ class PciDevice : public Device {
   virtual Result<void> leave() REQUIRES(bql) { return ok(); }
   /// After prepare_to_leave(), and unless leave() went well: it stays, and goes on.
   virtual void stay() REQUIRES(bql) {}
-  /// What is under way, for messages; empty if that is not known.
-  virtual std::string under_way() REQUIRES(bql) { return {}; }
 
   PciBus* bus() const REQUIRES(bql) { return bus_; }
   unsigned slot() const REQUIRES(bql) { return slot_; }

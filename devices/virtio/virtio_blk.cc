@@ -156,8 +156,6 @@ Result<void> VirtioBlk::leave() {
   return ok();
 }
 
-std::string VirtioBlk::under_way() { return graph_.oldest_request(loop().gs(), &backend_); }
-
 uint64_t VirtioBlk::device_features() const {
   uint64_t features = bit_of(BlkFeature::kSegMax) | bit_of(BlkFeature::kBlkSize) |
                       bit_of(BlkFeature::kFlush) | bit_of(BlkFeature::kTopology);

@@ -59,7 +59,6 @@ class VirtioBlk final : public VirtioDevice, private block::BackendUser {
   void unrealize() override REQUIRES(bql);
   bool idle() const override REQUIRES(bql);
   Result<void> leave() override REQUIRES(bql);
-  std::string under_way() override REQUIRES(bql);
   /// Requests that an error has stopped are made again.
   void machine_runs() override REQUIRES(bql);
 

@@ -133,8 +133,6 @@ class VirtioDevice {
   static constexpr Nanoseconds kLeavePatience = std::chrono::seconds(1);
   /// After prepare_to_leave(), and unless leave() went well: it stays, and goes on.
   void stay() REQUIRES(bql);
-  /// The oldest request, for messages; empty if none is known. Polls.
-  virtual std::string under_way() REQUIRES(bql) { return {}; }
 
   /// The machine stops: takes nothing from the rings until it runs again.
   virtual void machine_stopped() REQUIRES(bql) { pause(); }

@@ -76,7 +76,6 @@ class VirtioPci final : public PciDevice, private VirtioTransport {
   bool idle() const override REQUIRES(bql) { return device_->idle(); }
   Result<void> leave() override REQUIRES(bql) { return device_->leave(); }
   void stay() override REQUIRES(bql) { device_->stay(); }
-  std::string under_way() override REQUIRES(bql) { return device_->under_way(); }
 
  private:
   /// One structure's page.
