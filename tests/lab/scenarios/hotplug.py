@@ -3,16 +3,13 @@
 import shutil
 
 from lab.inside.agent import Context
+from lab.inside.load import FIO, alive, end_load, kernel_errors, start_load
 from lab.inside.machine import expect_banner, linux
 from lab.inside.vm import Vm
 
 DATA_MIB = 32
 UNPLUG_TIMEOUT_S = 60  # for a guest that is busy; the one that does not listen has less
 DEAF_TIMEOUT_S = 5
-FIO = (
-    "fio --eta=never --direct=1 --ioengine=libaio --iodepth=8 --bsrange=4k-64k --size=8m "
-    "--verify_state_save=0 "
-)
 
 
 def run(ctx: Context) -> None:
@@ -23,11 +20,11 @@ def run(ctx: Context) -> None:
         for name in ("hot", "mounted"):
             vm.monitor.execute("blockdev-add", _raw(name, f"/tmp/{name}.img"))
         with ctx.case("rounds") as record:
-            record["before"] = _kernel_errors(vm)
-            _start_load(vm)
+            record["before"] = kernel_errors(vm)
+            start_load(vm, "vdb")
             record["rounds"] = [_round(vm) for _ in range(ctx.params["rounds"])]
-            record["load"] = _end_load(vm)
-            record["errors"] = _kernel_errors(vm)
+            record["load"] = end_load(vm)
+            record["errors"] = kernel_errors(vm)
         with ctx.case("mounted") as record:
             _pull_mounted(vm, record)
             vm.console.send("poweroff -f\n")
@@ -82,27 +79,6 @@ class _Booted:
 
     def __exit__(self, *error):
         return self._vm.__exit__(*error)
-
-
-def _kernel_errors(vm: Vm) -> list[str]:
-    """What the kernel says at level "error" and above."""
-    return vm.console.run("dmesg -r | grep '^<[0-3]>' | cut -d']' -f2-")[1].splitlines()
-
-
-def _start_load(vm: Vm) -> None:
-    """Another disk is written and verified all the time."""
-    vm.console.run(
-        f"touch /tmp/go; (while [ -e /tmp/go ]; do {FIO} --name=load --filename=/dev/vdb "
-        "--rw=randwrite --verify=crc32c --verify_fatal=1 --output=/tmp/load.report || "
-        "echo bad >> /tmp/load; echo turn >> /tmp/load; done) > /dev/null 2>&1 & echo $! > /tmp/pid"
-    )
-
-
-def _end_load(vm: Vm) -> tuple[int, str]:
-    return vm.console.run(
-        "rm /tmp/go; while [ -d /proc/$(cat /tmp/pid) ]; do sleep 0.1; done; sort -u /tmp/load",
-        timeout=180,
-    )
 
 
 def _plug(vm: Vm, node: str = "hot") -> tuple[int, str]:
@@ -160,12 +136,8 @@ def _pull_mounted(vm: Vm, record: dict) -> None:
         timeout=180,
     )
     # The rest of it is as well as ever.
-    record["alive"] = vm.console.run(
-        f"{FIO} --name=load --filename=/dev/vdb --rw=randwrite --verify=crc32c --verify_fatal=1 "
-        "--output=/tmp/load.report; echo $?; echo kept > /root/kept && sync && cat /root/kept",
-        timeout=180,
-    )
-    record["errors"] = _kernel_errors(vm)
+    record["alive"] = alive(vm, "vdb")
+    record["errors"] = kernel_errors(vm)
     record["oops"] = vm.console.run(
         "dmesg | grep -iE -A20 'oops|BUG:|WARNING:|call trace|blocked for more|stall'"
     )[1]

@@ -4,15 +4,12 @@ import os
 import shutil
 
 from lab.inside.agent import Context
+from lab.inside.load import FIO, alive, end_load, kernel_errors, start_load
 from lab.inside.machine import expect_banner, linux
 from lab.inside.vm import Vm
 
 DATA_MIB, GROWN_MIB = 32, 48
 UNPLUG_TIMEOUT_S = 60  # for a guest that is busy
-FIO = (
-    "fio --direct=1 --ioengine=libaio --iodepth=8 --bsrange=4k-64k --size=8m "
-    "--verify_state_save=0 --eta=never"
-)
 # Where a unit of the first adapter comes to lie: target and number. The guest names it by them.
 PLACES = [(1, 0), (0, 2), (3, 200)]
 # Of the second adapter: targets that the first has not, so that the guest's names differ.
@@ -51,20 +48,20 @@ def run(ctx: Context) -> None:
         for name in (*IMAGES[1:], "mounted"):
             vm.monitor.execute("blockdev-add", _raw(name))
         with ctx.case("units") as record:
-            record["before"] = _kernel_errors(vm)
-            _start_load(vm)
+            record["before"] = kernel_errors(vm)
+            start_load(vm, "sdb")
             places = [PLACES[i % len(PLACES)] for i in range(ctx.params["rounds"])]
             record["rounds"] = [_round(vm, *place) for place in places]
-            record["load"] = _end_load(vm)
-            record["errors"] = _kernel_errors(vm)
+            record["load"] = end_load(vm)
+            record["errors"] = kernel_errors(vm)
         with ctx.case("adapters") as record:
-            record["before"] = _kernel_errors(vm)
-            _start_load(vm)
+            record["before"] = kernel_errors(vm)
+            start_load(vm, "sdb")
             record["rounds"] = [_adapter_round(vm) for _ in range(ctx.params["rounds"])]
-            record["load"] = _end_load(vm)
-            record["errors"] = _kernel_errors(vm)
+            record["load"] = end_load(vm)
+            record["errors"] = kernel_errors(vm)
         with ctx.case("mounted") as record:
-            record["before"] = _kernel_errors(vm)
+            record["before"] = kernel_errors(vm)
             _pull_mounted(vm, record)
             vm.console.send("poweroff -f\n")
             record["exit_status"] = vm.wait_exit()
@@ -102,7 +99,7 @@ def _log_in(vm: Vm, record: dict) -> None:
     expect_banner(vm.console)
     vm.console.login()
     vm.console.run("dmesg -n 1")  # what the kernel says is asked for, not mixed with answers
-    record["boot"] = _kernel_errors(vm)
+    record["boot"] = kernel_errors(vm)
     vm.console.run("dmesg -c > /dev/null")  # the nested machine's CPU is good for a trace at boot
     vm.console.run(SHELL)
 
@@ -166,25 +163,6 @@ def _discard(vm: Vm, record: dict) -> None:
     record["before"] = allocated()
     record["status"] = vm.console.run(f"blkdiscard -o 0 -l {16 << 20} /dev/sdb")
     record["after"] = allocated()
-
-
-def _kernel_errors(vm: Vm) -> list[str]:
-    """What the kernel says at level "error" and above."""
-    return vm.console.run("dmesg -r | grep '^<[0-3]>' | cut -d']' -f2-")[1].splitlines()
-
-
-def _start_load(vm: Vm) -> None:
-    """Another disk is written and verified all the time."""
-    vm.console.run(
-        f"rm -f /tmp/load; touch /tmp/go; (while [ -e /tmp/go ]; do {FIO} --name=load "
-        "--filename=/dev/sdb --rw=randwrite --verify=crc32c --verify_fatal=1 "
-        "--output=/tmp/load.report || echo bad >> /tmp/load; echo turn >> /tmp/load; done) "
-        "> /dev/null 2>&1 & echo $! > /tmp/load.pid"
-    )
-
-
-def _end_load(vm: Vm) -> tuple[int, str]:
-    return vm.console.run("rm /tmp/go; wait_pid load; sort -u /tmp/load", timeout=180)
 
 
 def _plug(vm: Vm, name: str, node: str, bus: str, target: int, lun: int) -> None:
@@ -266,12 +244,8 @@ def _pull_mounted(vm: Vm, record: dict) -> None:
         timeout=180,
     )
     # The rest of it is as well as ever, the root on the same adapter too.
-    record["alive"] = vm.console.run(
-        f"{FIO} --name=load --filename=/dev/sdb --rw=randwrite --verify=crc32c --verify_fatal=1 "
-        "--output=/tmp/load.report; echo $?; echo kept > /root/kept && sync && cat /root/kept",
-        timeout=180,
-    )
-    record["errors"] = _kernel_errors(vm)
+    record["alive"] = alive(vm, "sdb")
+    record["errors"] = kernel_errors(vm)
     record["oops"] = vm.console.run(
         "dmesg | grep -iE -B 12 -A 25 'oops|BUG:|call trace|blocked for more'"
     )

@@ -1,6 +1,7 @@
 """A stock kernel and a CD drive: discs come and go by the monitor's will and by the guest's own."""
 
 from lab.inside.agent import Context
+from lab.inside.load import kernel_errors
 from lab.inside.machine import expect_banner, linux
 from lab.inside.qmp import QmpError
 from lab.inside.vm import Vm
@@ -47,12 +48,8 @@ def _log_in(vm: Vm, record: dict) -> None:
     expect_banner(vm.console)
     vm.console.login()
     vm.console.run("dmesg -n 1; mkdir -p /tmp/cd")
-    record["boot"] = _kernel_errors(vm)
+    record["boot"] = kernel_errors(vm)
     vm.console.run("dmesg -c > /dev/null")  # the nested machine's CPU is good for a trace at boot
-
-
-def _kernel_errors(vm: Vm) -> list[str]:
-    return vm.console.run("dmesg -r | grep '^<[0-3]>' | cut -d']' -f2-")[1].splitlines()
 
 
 def _drive(ctx: Context, vm: Vm) -> dict:
@@ -78,7 +75,7 @@ def _first(vm: Vm, record: dict) -> None:
     record["label"] = run("cat /tmp/cd/label")
     record["digest"] = run(READ)
     record["write"] = run("echo x > /tmp/cd/label")
-    record["errors"] = _kernel_errors(vm)
+    record["errors"] = kernel_errors(vm)
 
 
 def _ask_for_it(ctx: Context, vm: Vm, record: dict) -> None:
@@ -126,7 +123,7 @@ def _change(ctx: Context, vm: Vm, record: dict) -> None:
     record["label"] = vm.console.run("cat /tmp/cd/label")
     record["digest"] = vm.console.run(READ)
     record["umount"] = vm.console.run("umount /tmp/cd")
-    record["errors"] = _kernel_errors(vm)
+    record["errors"] = kernel_errors(vm)
 
 
 def _guest_ejects(ctx: Context, vm: Vm, record: dict) -> None:
@@ -138,7 +135,7 @@ def _guest_ejects(ctx: Context, vm: Vm, record: dict) -> None:
     record["drive"] = _drive(ctx, vm)
     record["mounted"] = vm.console.run(MOUNT)
     record["label"] = vm.console.run("cat /tmp/cd/label")
-    record["errors"] = _kernel_errors(vm)
+    record["errors"] = kernel_errors(vm)
 
 
 def _take_by_force(ctx: Context, vm: Vm, record: dict) -> None:
@@ -155,7 +152,7 @@ def _take_by_force(ctx: Context, vm: Vm, record: dict) -> None:
     record["label"] = vm.console.run("cat /tmp/cd/label")
     record["digest"] = vm.console.run(READ)
     record["alive"] = vm.console.run("echo kept > /root/kept && sync && cat /root/kept")
-    record["errors"] = _kernel_errors(vm)
+    record["errors"] = kernel_errors(vm)
     record["oops"] = vm.console.run(
         "dmesg | grep -iE -B 12 -A 25 'oops|BUG:|call trace|blocked for more'"
     )

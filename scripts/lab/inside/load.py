@@ -1,0 +1,45 @@
+"""What a guest does while its disks are pulled, and what its kernel says of that."""
+
+from lab.inside.vm import Vm
+
+FIO = (
+    "fio --eta=never --direct=1 --ioengine=libaio --iodepth=8 --bsrange=4k-64k --size=8m "
+    "--verify_state_save=0"
+)
+
+
+def kernel_errors(vm: Vm) -> list[str]:
+    """What the kernel says at level "error" and above."""
+    return vm.console.run("dmesg -r | grep '^<[0-3]>' | cut -d']' -f2-")[1].splitlines()
+
+
+def start_load(vm: Vm, disk: str) -> None:
+    """The disk is written and verified all the time, until end_load()."""
+    vm.console.run(
+        f"rm -f /tmp/load; touch /tmp/go; (while [ -e /tmp/go ]; do {_verify(disk)} || "
+        "echo bad >> /tmp/load; echo turn >> /tmp/load; done) > /dev/null 2>&1 & "
+        "echo $! > /tmp/load.pid"
+    )
+
+
+def end_load(vm: Vm) -> tuple[int, str]:
+    """What there was: (0, "turn\\n") if nothing was bad."""
+    return vm.console.run(
+        "rm /tmp/go; while [ -d /proc/$(cat /tmp/load.pid) ]; do sleep 0.1; done; "
+        "sort -u /tmp/load",
+        timeout=180,
+    )
+
+
+def alive(vm: Vm, disk: str) -> tuple[int, str]:
+    """The rest of the guest is as well as ever: (0, "0\\nkept\\n")."""
+    return vm.console.run(
+        f"{_verify(disk)}; echo $?; echo kept > /root/kept && sync && cat /root/kept", timeout=180
+    )
+
+
+def _verify(disk: str) -> str:
+    return (
+        f"{FIO} --name=load --filename=/dev/{disk} --rw=randwrite --verify=crc32c "
+        "--verify_fatal=1 --output=/tmp/load.report"
+    )
