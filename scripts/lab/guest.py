@@ -90,6 +90,9 @@ def root_image(
 ) -> Path:
     """An ext4 image of the guest's system, for `lab.root=/dev/vda`: the initramfs finds it.
 
+    Where the kernel names disks in any order, as it does behind one SCSI adapter, it is
+    `lab.root=LABEL=lab-root`.
+
     `programs` come with their shared libraries and lie in /bin; `texts` are files, by path.
     """
     files = {f"bin/{BUSYBOX.name}": BUSYBOX}
@@ -99,7 +102,7 @@ def root_image(
         files[f"bin/{program.name}"] = program
         files |= {str(path).lstrip("/"): path for path in shared_libraries(program)}
     contents = {"init": _INIT, **(texts or {})}
-    key = [f"{size_mib} {_ROOT_UUID} {sorted(contents.items())}".encode()]
+    key = [f"{size_mib} lab-root {_ROOT_UUID} {sorted(contents.items())}".encode()]
     key += [name.encode() + hashlib.sha256(files[name].read_bytes()).digest() for name in files]
 
     def data() -> bytes:
@@ -110,7 +113,7 @@ def root_image(
                 out.truncate(size_mib << 20)
             # The same bytes each time, so that the cache knows them again.
             run_tool(
-                ["mke2fs", "-q", "-t", "ext4", "-d", str(tree), "-U", _ROOT_UUID]
+                ["mke2fs", "-q", "-t", "ext4", "-d", str(tree), "-L", "lab-root", "-U", _ROOT_UUID]
                 + ["-E", f"hash_seed={_ROOT_UUID},root_owner=0:0", str(image)]
             )
             return image.read_bytes()
