@@ -21,8 +21,16 @@ std::string with_request(std::string what, const std::string& request) {
   return request.empty() ? what : what + ": " + request;
 }
 
-constexpr std::string_view kStillBusy =
-    "the guest has let it go, and what it has under way has not ended";
+/// A unit's guest has no say.
+std::string_view still_busy(const UserDevice& device) REQUIRES(bql) {
+  return device.hotplug_slot() ? "the guest has let it go, and what it has under way has not ended"
+                               : "what it has under way has not ended";
+}
+
+std::string did_not_end(const UserDevice& device, std::chrono::seconds patience) REQUIRES(bql) {
+  return fmt::format("{}what it has under way did not end within {} s",
+                     device.hotplug_slot() ? "the guest let it go, but " : "", patience.count());
+}
 
 }  // namespace
 
@@ -46,7 +54,7 @@ Hotplug::Hotplug(const Parts& parts)
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
     slots_[slot].timer = std::make_unique<Timer>(parts_.timers, [this, slot] {
       bql.assert_held();
-      time_is_up(slot);
+      time_is_up(*parts_.devices.at_slot(slot));
     });
   }
   parts_.registers.set_eject([this](const devices::AcpiPciHotplug::Eject& eject) {
@@ -58,7 +66,38 @@ Hotplug::Hotplug(const Parts& parts)
 Hotplug::~Hotplug() {
   bql.assert_held();
   parts_.registers.set_eject(nullptr);
-  for (unsigned slot = 0; slot < slots_.size(); ++slot) stop_leaving(slot);
+  for (UserDevice* device : all_leaving()) stop_leaving(*device);
+}
+
+/// A unit's is made when it is asked for, and lasts until it has gone or the machine is reset.
+Hotplug::Progress& Hotplug::progress_of(const UserDevice& device) {
+  if (const auto slot = device.hotplug_slot()) return slots_[*slot];
+  const std::string& path = device.request().path();
+  Progress& progress = units_[path];
+  if (progress.timer == nullptr) {
+    progress.timer = std::make_unique<Timer>(parts_.timers, [this, path] {
+      bql.assert_held();
+      time_is_up(*parts_.devices.find(path));
+    });
+  }
+  return progress;
+}
+
+std::vector<UserDevice*> Hotplug::units_told_of() {
+  std::vector<UserDevice*> units;
+  for (const auto& [path, progress] : units_) units.push_back(parts_.devices.find(path));
+  return units;
+}
+
+std::vector<UserDevice*> Hotplug::all_leaving() {
+  std::vector<UserDevice*> all;
+  for (unsigned slot = 0; slot < slots_.size(); ++slot) {
+    if (slots_[slot].leaving) all.push_back(parts_.devices.at_slot(slot));
+  }
+  for (UserDevice* unit : units_told_of()) {
+    if (progress_of(*unit).leaving) all.push_back(unit);
+  }
+  return all;
 }
 
 Result<void> Hotplug::allow(std::string_view doing) {
@@ -80,63 +119,38 @@ Result<void> Hotplug::add(const DeviceConfig& config) {
   const UserDevice* device = TRY(parts_.devices.add(config));
   const auto slot = device->hotplug_slot();
   if (!slot) return ok();
-  set_state(*slot, State::kPlugging);
+  set_state(slots_[*slot], State::kPlugging);
   parts_.registers.device_came(*slot);
   return ok();
 }
 
 Result<void> Hotplug::request_removal(std::string_view name) {
   TRY(check_allowed("device_del"));
-  const UserDevice* device = parts_.devices.find(name);
+  UserDevice* device = parts_.devices.find(name);
   if (device == nullptr) return fail(ErrorKind::kNotFound, "Device '{}' not found", name);
-  if (!device->hotplug_slot()) return request_removal_of_unit(*device);
-  const unsigned number = *device->hotplug_slot();
-  Slot& slot = slots_[number];
-  const bool just_asked =
-      slot.state == State::kPending && parts_.timers.clock().now() - slot.since < kRepeatAfter;
+  Progress& progress = progress_of(*device);
+  const bool just_asked = progress.state == State::kPending &&
+                          parts_.timers.clock().now() - progress.since < kRepeatAfter;
   // A guest that has let it go has no more to say.
-  if (just_asked || slot.leaving) {
+  if (just_asked || progress.leaving) {
     return fail(ErrorKind::kBusy, "Device {} is already in the process of unplug", name);
   }
-  set_state(number, State::kPending);
-  slot.timer->arm_after(parts_.patience);
-  parts_.registers.ask_for(number);
+  const auto slot = device->hotplug_slot();
+  if (!slot) {
+    begin_to_leave(*device);  // it goes when the command has been answered: that is an event
+    return ok();
+  }
+  set_state(progress, State::kPending);
+  progress.timer->arm_after(parts_.patience);
+  parts_.registers.ask_for(*slot);
   return ok();
 }
 
-/// When the command has been answered: what follows is an event.
-Result<void> Hotplug::request_removal_of_unit(const UserDevice& unit) {
-  const std::string& path = unit.request().path();
-  if (std::ranges::find(leaving_units_, path) != leaving_units_.end()) {
-    return fail(ErrorKind::kBusy, "Device {} is already in the process of unplug",
-                unit.request().name());
-  }
-  leaving_units_.push_back(path);
-  serve_bh_.schedule();
-  return ok();
-}
-
-/// The guest need not agree, but what the host is doing for it has to end.
-void Hotplug::take_out_unit(const std::string& path) {
-  UserDevice* unit = parts_.devices.find(path);
-  if (unit == nullptr) return;  // it went with its adapter
-  if (const auto removed = take_out(*unit); !removed) {
-    tell_stays(*unit, with_request(removed.error().message(), parts_.devices.under_way(*unit)));
-  }
-}
-
-void Hotplug::tell_stays(const UserDevice& device, const std::string& reason) {
-  ReplyJson data = name_of(device.request());
-  data["reason"] = reason;
-  events_.emplace_back("DEVICE_UNPLUG_GUEST_ERROR", std::move(data));
-  serve_bh_.schedule();
-}
-
-void Hotplug::set_state(unsigned slot, std::optional<State> state) {
-  slots_[slot].state = state;
-  slots_[slot].since = parts_.timers.clock().now();
-  slots_[slot].reason.clear();
-  slots_[slot].timer->cancel();
+void Hotplug::set_state(Progress& progress, std::optional<State> state) {
+  progress.state = state;
+  progress.since = parts_.timers.clock().now();
+  progress.reason.clear();
+  progress.timer->cancel();
 }
 
 /// On whatever thread the guest's store came from: nothing is done to a device here. An empty slot
@@ -165,24 +179,36 @@ bool Hotplug::meant_earlier_device(unsigned slot) const {
 void Hotplug::serve() {
   const uint32_t slots = std::exchange(ejected_, 0);
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
-    if ((slots >> slot & 1) != 0) begin_to_leave(slot);
-    if (slots_[slot].leaving && parts_.devices.at_slot(slot)->idle()) take_out_of(slot);
+    if ((slots >> slot & 1) == 0) continue;
+    UserDevice* device = parts_.devices.at_slot(slot);
+    if (device != nullptr && !slots_[slot].leaving) begin_to_leave(*device);
   }
-  for (const std::string& path : std::exchange(leaving_units_, {})) take_out_unit(path);
+  // One at a time: an adapter takes its units along.
+  const auto idle = [](const UserDevice* device) REQUIRES(bql) { return device->idle(); };
+  for (;;) {
+    const std::vector<UserDevice*> all = all_leaving();
+    const auto at = std::ranges::find_if(all, idle);
+    if (at == all.end()) break;
+    take_out_or_keep(**at);
+  }
   for (const auto& [event, data] : std::exchange(events_, {})) {
     if (publisher_) publisher_(event, data);
   }
 }
 
 /// Main is free meanwhile: how long a disk takes to answer is nobody else's business.
-void Hotplug::begin_to_leave(unsigned slot) {
-  UserDevice* device = parts_.devices.at_slot(slot);
-  if (device == nullptr || slots_[slot].leaving) return;
-  parts_.registers.forget(slot);
-  set_state(slot, State::kPending);
-  slots_[slot].leaving = true;
-  slots_[slot].timer->arm_after(parts_.patience);
-  device->prepare_to_leave([this] { serve_bh_.schedule(); });
+void Hotplug::begin_to_leave(UserDevice& device) {
+  forget_request(device);
+  Progress& progress = progress_of(device);
+  set_state(progress, State::kPending);
+  progress.leaving = true;
+  progress.timer->arm_after(parts_.patience);
+  device.prepare_to_leave([this] { serve_bh_.schedule(); });
+}
+
+/// The guest is not to find it later.
+void Hotplug::forget_request(const UserDevice& device) {
+  if (const auto slot = device.hotplug_slot()) parts_.registers.forget(*slot);
 }
 
 /// With all that sit on its buses, each told of before it.
@@ -196,63 +222,74 @@ Result<void> Hotplug::take_out(UserDevice& device) {
     told.emplace_back("DEVICE_DELETED", name_of(request));
   }
   TRY(parts_.devices.remove(device));
-  for (auto& event : told) events_.push_back(std::move(event));
+  for (auto& event : told) {
+    units_.erase(event.second["path"].get<std::string>());
+    events_.push_back(std::move(event));
+  }
   return ok();
 }
 
-void Hotplug::take_out_of(unsigned slot) {
-  UserDevice& device = *parts_.devices.at_slot(slot);
+void Hotplug::take_out_or_keep(UserDevice& device) {
+  const auto slot = device.hotplug_slot();
   if (const auto removed = take_out(device); !removed) {
-    return keep(slot, with_request(removed.error().message(), parts_.devices.under_way(device)));
+    return keep(device, with_request(removed.error().message(), parts_.devices.under_way(device)));
   }
-  parts_.registers.forget(slot);
-  slots_[slot].leaving = false;
-  set_state(slot, std::nullopt);
+  if (!slot) return;
+  parts_.registers.forget(*slot);
+  slots_[*slot].leaving = false;
+  set_state(slots_[*slot], std::nullopt);
 }
 
-void Hotplug::stop_leaving(unsigned slot) {
-  if (std::exchange(slots_[slot].leaving, false)) parts_.devices.at_slot(slot)->stay();
+void Hotplug::stop_leaving(UserDevice& device) {
+  if (std::exchange(progress_of(device).leaving, false)) device.stay();
 }
 
 /// The device stays, and whoever asked for it hears why.
-void Hotplug::keep(unsigned slot, std::string reason) {
-  stop_leaving(slot);
-  parts_.registers.forget(slot);  // the guest is not to find the request later
-  set_state(slot, State::kTimedOut);
-  const UserDevice* device = parts_.devices.at_slot(slot);
-  RHEA_CHECK(device != nullptr, "an unplug of slot {} fails without a device", slot);
-  tell_stays(*device, reason);
-  slots_[slot].reason = std::move(reason);
+void Hotplug::keep(UserDevice& device, std::string reason) {
+  stop_leaving(device);
+  forget_request(device);
+  Progress& progress = progress_of(device);
+  set_state(progress, State::kTimedOut);
+  ReplyJson data = name_of(device.request());
+  data["reason"] = reason;
+  events_.emplace_back("DEVICE_UNPLUG_GUEST_ERROR", std::move(data));
+  serve_bh_.schedule();
+  progress.reason = std::move(reason);
 }
 
-void Hotplug::time_is_up(unsigned slot) {
-  if (!slots_[slot].leaving) {
-    return keep(slot, fmt::format("the guest did not let it go within {} s: it may have refused, "
-                                  "be busy, or not look for such requests",
-                                  parts_.patience.count()));
+void Hotplug::time_is_up(UserDevice& device) {
+  if (!progress_of(device).leaving) {
+    return keep(device, fmt::format("the guest did not let it go within {} s: it may have refused, "
+                                    "be busy, or not look for such requests",
+                                    parts_.patience.count()));
   }
-  UserDevice* device = parts_.devices.at_slot(slot);
-  if (device->idle()) return serve_bh_.schedule();  // without having said so, but in time
-  keep(slot, with_request(fmt::format("the guest let it go, but what it has under way did not end "
-                                      "within {} s",
-                                      parts_.patience.count()),
-                          parts_.devices.under_way(*device)));
+  if (device.idle()) return serve_bh_.schedule();  // without having said so, but in time
+  keep(device,
+       with_request(did_not_end(device, parts_.patience), parts_.devices.under_way(device)));
+}
+
+std::optional<Hotplug::Status> Hotplug::status_of(const UserDevice& device,
+                                                  const Progress& progress) const {
+  const auto slot = device.hotplug_slot();
+  if (!progress.state) return std::nullopt;
+  if (progress.state == State::kPlugging && !parts_.registers.announces(*slot)) return std::nullopt;
+  return Status{.id = device.request().name(),
+                .slot = slot,
+                .state = *progress.state,
+                .since = parts_.timers.clock().now() - progress.since,
+                .reason = progress.leaving ? std::string(still_busy(device)) : progress.reason};
 }
 
 std::vector<Hotplug::Status> Hotplug::query() const {
   std::vector<Status> all;
-  const Nanoseconds now = parts_.timers.clock().now();
+  const auto append = [&](const UserDevice* device, const Progress& progress) REQUIRES(bql) {
+    if (device == nullptr) return;
+    if (auto status = status_of(*device, progress)) all.push_back(*std::move(status));
+  };
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
-    const UserDevice* device = parts_.devices.at_slot(slot);
-    const Slot& about = slots_[slot];
-    if (device == nullptr || !about.state) continue;
-    if (about.state == State::kPlugging && !parts_.registers.announces(slot)) continue;
-    all.push_back({.id = device->request().name(),
-                   .slot = slot,
-                   .state = *about.state,
-                   .since = now - about.since,
-                   .reason = about.leaving ? std::string(kStillBusy) : about.reason});
+    append(parts_.devices.at_slot(slot), slots_[slot]);
   }
+  for (const auto& [path, progress] : units_) append(parts_.devices.find(path), progress);
   return all;
 }
 
@@ -262,9 +299,18 @@ void Hotplug::was_reset(Cause) {
   bql.assert_held();
   ejected_ = 0;  // said by the guest that has gone
   for (unsigned slot = 0; slot < slots_.size(); ++slot) {
-    const bool asked = slots_[slot].state == State::kPending;
-    if (slots_[slot].state) set_state(slot, std::nullopt);
-    if (asked) take_out_of(slot);
+    Progress& progress = slots_[slot];
+    const bool asked = progress.state == State::kPending;
+    if (progress.state) set_state(progress, std::nullopt);
+    if (asked) take_out_or_keep(*parts_.devices.at_slot(slot));
+  }
+  // Of those that are left. None of them takes another along.
+  for (UserDevice* unit : units_told_of()) {
+    if (!progress_of(*unit).leaving) {
+      units_.erase(unit->request().path());
+    } else {
+      take_out_or_keep(*unit);
+    }
   }
   serve_bh_.schedule();
 }

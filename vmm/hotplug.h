@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,8 +35,9 @@ namespace rhea::vmm {
 ///   main         takes the device out and tells: each part's path, then the device with its id.
 ///                From then on all names are free
 ///
-/// A unit of a host adapter needs no guest: it is taken out as soon as device_del has answered, and
-/// its guest hears of it by the adapter. What sits on a device's buses goes, and is told of, first.
+/// A unit of a host adapter needs no guest: it begins to leave as device_del answers, and goes the
+/// same way from there. Its guest hears of it by the adapter, once it has gone. What sits on a
+/// device's buses goes, and is told of, first.
 ///
 /// A guest that does not answer is not waited for: after the patience a request is given up, the
 /// device stays as it was, and the event says so. The same goes for a disk that does not answer,
@@ -83,19 +85,20 @@ class Hotplug final : public VmObserver {
   };
   struct Status {
     std::string id;
-    unsigned slot = 0;
+    std::optional<unsigned> slot;  ///< a unit of a host adapter has none
     State state = State::kPlugging;
     Nanoseconds since{0};  ///< how long it has been so
     std::string reason;
   };
-  /// Of the devices with something to tell, by slot.
+  /// Of the devices with something to tell, by slot; then of units, by path.
   std::vector<Status> query() const REQUIRES(bql);
 
   /// The machine's reset is every guest's answer.
   void was_reset(Cause cause) override;
 
  private:
-  struct Slot {
+  /// How it stands with a device.
+  struct Progress {
     std::optional<State> state;
     Nanoseconds since{0};
     std::string reason;    // why it timed out
@@ -106,23 +109,26 @@ class Hotplug final : public VmObserver {
   void slots_ejected(const devices::AcpiPciHotplug::Eject& eject) REQUIRES(bql);
   bool meant_earlier_device(unsigned slot) const REQUIRES(bql);
   void serve() REQUIRES(bql);
-  Result<void> request_removal_of_unit(const UserDevice& unit) REQUIRES(bql);
-  void begin_to_leave(unsigned slot) REQUIRES(bql);
+  Progress& progress_of(const UserDevice& device) REQUIRES(bql);
+  std::vector<UserDevice*> all_leaving() REQUIRES(bql);
+  std::vector<UserDevice*> units_told_of() REQUIRES(bql);
+  void begin_to_leave(UserDevice& device) REQUIRES(bql);
   Result<void> take_out(UserDevice& device) REQUIRES(bql);
-  void take_out_of(unsigned slot) REQUIRES(bql);
-  void take_out_unit(const std::string& path) REQUIRES(bql);
-  void tell_stays(const UserDevice& device, const std::string& reason) REQUIRES(bql);
-  void keep(unsigned slot, std::string reason) REQUIRES(bql);
-  void stop_leaving(unsigned slot) REQUIRES(bql);
-  void set_state(unsigned slot, std::optional<State> state) REQUIRES(bql);
-  void time_is_up(unsigned slot) REQUIRES(bql);
+  void take_out_or_keep(UserDevice& device) REQUIRES(bql);
+  void keep(UserDevice& device, std::string reason) REQUIRES(bql);
+  void stop_leaving(UserDevice& device) REQUIRES(bql);
+  void forget_request(const UserDevice& device) REQUIRES(bql);
+  void set_state(Progress& progress, std::optional<State> state) REQUIRES(bql);
+  void time_is_up(UserDevice& device) REQUIRES(bql);
+  std::optional<Status> status_of(const UserDevice& device, const Progress& progress) const
+      REQUIRES(bql);
 
   const Parts parts_;
   Publisher publisher_;
-  std::array<Slot, devices::PciBus::kSlots> slots_ GUARDED_BY(bql);
+  std::array<Progress, devices::PciBus::kSlots> slots_ GUARDED_BY(bql);
+  std::map<std::string, Progress> units_ GUARDED_BY(bql);  // by path: that have been asked for
   std::vector<std::string> forbidding_ GUARDED_BY(bql);
   uint32_t ejected_ GUARDED_BY(bql) = 0;
-  std::vector<std::string> leaving_units_ GUARDED_BY(bql);  // paths of what has no slot
   std::vector<std::pair<std::string, ReplyJson>> events_ GUARDED_BY(bql);  // to publish
   Bh serve_bh_;
 };

@@ -1,5 +1,7 @@
 #include "vmm/scsi_device_bus.h"
 
+#include <chrono>
+#include <cstdint>
 #include <utility>
 #include <variant>
 
@@ -21,20 +23,26 @@ class ScsiBusDevice final : public BusDevice {
     TRY(unit_->realize());
     auto added = bus_.add(unit_);
     if (!added) unit_->unrealize();
-    on_bus_ = added.has_value();
+    if (added) where_ = Where::kOnBus;
     return added;
   }
-  // Its requests are cancelled and do not take long, unless the host does not answer.
-  void prepare_to_leave(std::function<void()>) override REQUIRES(bql) {}
-  bool idle() const override REQUIRES(bql) { return true; }
+  void prepare_to_leave(std::function<void()> look) override REQUIRES(bql) {
+    bus_.prepare_to_leave(*unit_, std::move(look));
+    where_ = Where::kLeaving;
+  }
+  bool idle() const override REQUIRES(bql) { return bus_.idle(*unit_); }
   Result<void> leave() override REQUIRES(bql) {
-    TRY(bus_.remove(*unit_));
-    on_bus_ = false;
+    TRY(bus_.leave(*unit_, kLeavePatience));
+    where_ = Where::kNowhere;
     return ok();
   }
-  void stay() override REQUIRES(bql) {}
+  void stay() override REQUIRES(bql) {
+    bus_.stay(*unit_);
+    where_ = Where::kOnBus;
+  }
   void unplug() override REQUIRES(bql) {
-    while (on_bus_) {
+    if (where_ == Where::kOnBus) prepare_to_leave([] {});
+    while (where_ == Where::kLeaving) {
       if (const auto left = leave(); !left) {
         RHEA_LOG(kVmm, kWarn, "{} can not go yet: {}", unit_->name(), left.error().message());
       }
@@ -45,9 +53,13 @@ class ScsiBusDevice final : public BusDevice {
   std::optional<unsigned> hotplug_slot() const override REQUIRES(bql) { return std::nullopt; }
 
  private:
+  enum class Where : uint8_t { kNowhere, kOnBus, kLeaving };
+  // It is idle, or was reset.
+  static constexpr Nanoseconds kLeavePatience = std::chrono::seconds(1);
+
   ScsiBus& bus_;
   const std::shared_ptr<devices::ScsiUnit> unit_;
-  bool on_bus_ = false;
+  Where where_ = Where::kNowhere;
 };
 
 Result<ScsiBus::Place> take_place(OptionReader& options) {

@@ -26,6 +26,11 @@ ScsiBus::ScsiBus(std::string name, const Limits& limits, MainLoop& loop)
     : name_(std::move(name)),
       limits_(limits),
       loop_(loop),
+      look_bh_(loop.service(),
+               [this] {
+                 bql.assert_held();
+                 look_at_leaving();
+               }),
       luns_read_(target_index({.channel = limits.max_channel, .target = 255}) + 1) {}
 
 ScsiBus::~ScsiBus() {
@@ -88,34 +93,35 @@ Result<void> ScsiBus::add(std::shared_ptr<ScsiUnit> unit) {
   return ok();
 }
 
-Result<void> ScsiBus::remove(ScsiUnit& unit, Nanoseconds patience) {
-  const ScsiAddress address = unit.address();
-  Slot* slot = nullptr;
-  std::shared_ptr<ScsiUnit> kept;
+void ScsiBus::prepare_to_leave(ScsiUnit& unit, std::function<void()> look) {
   {
     MutexLock lock(mutex_);
-    slot = find(address);
-    RHEA_CHECK(slot != nullptr && slot->unit.get() == &unit && !slot->leaving,
-               "'{}' leaves the bus {} where it is not", unit.name(), name_);
-    kept = slot->unit;
-    slot->leaving = true;
-    slot->cancel_all(ScsiOutcome::End::kAborted);
+    Slot& slot = slot_of(unit);
+    RHEA_CHECK(!slot.leaving, "'{}' prepares to leave twice", unit.name());
+    slot.leaving = true;
+    slot.look = std::move(look);
+    slot.cancel_all(ScsiOutcome::End::kAborted);
   }
   unit.wake_cancelled();
-  // Whoever is the last to use it sees that it leaves, under the lock, and kicks.
-  const auto unused = [this, slot] {
-    MutexLock lock(mutex_);
-    return slot->users == 0;
-  };
-  if (!loop_.waiter().until(loop_.gs(), unused, patience)) {
-    MutexLock lock(mutex_);
-    slot->leaving = false;
+  look_bh_.schedule();
+}
+
+bool ScsiBus::idle(const ScsiUnit& unit) const {
+  if (!unit.idle()) return false;
+  MutexLock lock(mutex_);
+  return slot_of(unit).users == 0;
+}
+
+Result<void> ScsiBus::leave(ScsiUnit& unit, Nanoseconds patience) {
+  std::shared_ptr<ScsiUnit> kept;
+  const auto taken = [&] { return unit.idle() && (kept = take_if_unused(unit)) != nullptr; };
+  if (!loop_.waiter().until(loop_.gs(), taken, patience)) {
     return fail(ErrorKind::kTimeout, "Requests of '{}' did not end within {} s", unit.name(),
                 std::chrono::duration_cast<std::chrono::seconds>(patience).count());
   }
+  const ScsiAddress address = unit.address();
   {
     MutexLock lock(mutex_);
-    std::erase_if(slots_, [slot](const auto& other) { return other.get() == slot; });
     luns_changed(address);
   }
   unit.set_owner(nullptr);
@@ -123,6 +129,53 @@ Result<void> ScsiBus::remove(ScsiUnit& unit, Nanoseconds patience) {
              address.lun);
   if (listener_ != nullptr) listener_->unit_removed(address);
   return ok();
+}
+
+/// In one critical section: who comes later does not find it.
+std::shared_ptr<ScsiUnit> ScsiBus::take_if_unused(const ScsiUnit& unit) {
+  MutexLock lock(mutex_);
+  Slot& slot = slot_of(unit);
+  RHEA_CHECK(slot.leaving, "'{}' leaves unprepared", unit.name());
+  if (slot.users != 0) return nullptr;
+  std::shared_ptr<ScsiUnit> kept = slot.unit;
+  std::erase_if(slots_, [&slot](const auto& other) { return other.get() == &slot; });
+  return kept;
+}
+
+void ScsiBus::stay(ScsiUnit& unit) {
+  {
+    MutexLock lock(mutex_);
+    Slot& slot = slot_of(unit);
+    RHEA_CHECK(slot.leaving, "'{}' stays without having prepared to leave", unit.name());
+    slot.leaving = false;
+    slot.look = nullptr;
+    luns_changed(unit.address());
+  }
+  if (listener_ != nullptr) listener_->unit_added(unit.address());
+}
+
+Result<void> ScsiBus::remove(ScsiUnit& unit, Nanoseconds patience) {
+  prepare_to_leave(unit, [] {});
+  Result<void> left = leave(unit, patience);
+  if (!left) stay(unit);
+  return left;
+}
+
+/// Whoever is the last to use a unit sees that it leaves, under the lock, and calls this.
+void ScsiBus::tell_unused() {
+  loop_.waiter().kick();
+  look_bh_.schedule();
+}
+
+void ScsiBus::look_at_leaving() {
+  std::vector<std::function<void()>> looks;
+  {
+    MutexLock lock(mutex_);
+    for (const auto& slot : slots_) {
+      if (slot->leaving && slot->users == 0) looks.push_back(slot->look);
+    }
+  }
+  for (const auto& look : looks) look();
 }
 
 std::vector<std::shared_ptr<ScsiUnit>> ScsiBus::units() const {
@@ -135,6 +188,13 @@ std::vector<std::shared_ptr<ScsiUnit>> ScsiBus::units() const {
 ScsiBus::Slot* ScsiBus::find(const ScsiAddress& address) const {
   const auto at = std::ranges::lower_bound(slots_, address, {}, &Slot::address_of);
   return at != slots_.end() && (*at)->unit->address() == address ? at->get() : nullptr;
+}
+
+ScsiBus::Slot& ScsiBus::slot_of(const ScsiUnit& unit) const {
+  Slot* slot = find(unit.address());
+  RHEA_CHECK(slot != nullptr && slot->unit.get() == &unit, "'{}' is not on the bus {}", unit.name(),
+             name_);
+  return *slot;
 }
 
 /// Not one that leaves.
@@ -275,7 +335,7 @@ void ScsiBus::end(Task& task) {
     done->coroutine.wake();
     done = next;
   }
-  if (leaving) loop_.waiter().kick();
+  if (leaving) tell_unused();
 }
 
 }  // namespace rhea::devices

@@ -76,11 +76,24 @@ class ScsiBus final : private ScsiUnitOwner {
   /// Puts a realized unit where its address says, and tells it whose it is; other units of the
   /// target tell that the list of LUNs has changed. Errors: kExists.
   Result<void> add(std::shared_ptr<ScsiUnit> unit) REQUIRES(bql);
-  /// Takes a unit out: nobody finds it any more, its requests are cancelled and waited for.
-  /// Errors: kTimeout, one does not end within `patience`: the unit is back where it was, and goes
-  /// on. Main, at the top.
+
+  // Leaving a machine that runs: what a unit has under way ends first, and nobody waits for it.
+  // Main, service context.
+  /// From now on nobody finds the unit, and its requests are cancelled: what the host does for them
+  /// goes on to its end. `look` is called, on main, whenever idle() may have become true.
+  void prepare_to_leave(ScsiUnit& unit, std::function<void()> look) REQUIRES(bql);
+  /// Whether nothing is under way.
+  bool idle(const ScsiUnit& unit) const REQUIRES(bql);
+  /// Takes the unit out, and the guest hears of it. Errors: kTimeout, it is not idle() within
+  /// `patience`. Main, at the top.
+  Result<void> leave(ScsiUnit& unit, Nanoseconds patience = kPatience) REQUIRES(bql);
+  /// After prepare_to_leave(), and unless leave() went well: it stays, and goes on. The guest hears
+  /// of it as of a new one, as it may have looked meanwhile.
+  void stay(ScsiUnit& unit) REQUIRES(bql);
+  /// All of it at once. Errors: as leave(); the unit stays. Main, at the top.
   Result<void> remove(ScsiUnit& unit, Nanoseconds patience = kPatience) REQUIRES(bql);
   static constexpr Nanoseconds kPatience = std::chrono::seconds(5);
+
   /// In the order of their addresses.
   std::vector<std::shared_ptr<ScsiUnit>> units() const REQUIRES(bql);
 
@@ -118,6 +131,9 @@ class ScsiBus final : private ScsiUnitOwner {
   void attention(ScsiUnit& unit, const ScsiSense& sense) override;
 
   Slot* find(const ScsiAddress& address) const REQUIRES(mutex_);
+  Slot& slot_of(const ScsiUnit& unit) const REQUIRES(mutex_);
+  std::shared_ptr<ScsiUnit> take_if_unused(const ScsiUnit& unit);
+  void look_at_leaving() REQUIRES(bql);
   Slot* find_present(const ScsiAddress& address) const REQUIRES(mutex_);
   bool has_target(const ScsiAddress& address) const REQUIRES(mutex_);
   TaskResult find_task_set(const ScsiAddress& address, Slot*& slot) const REQUIRES(mutex_);
@@ -128,6 +144,7 @@ class ScsiBus final : private ScsiUnitOwner {
   void end(Task& task);
   Slots use(const Selection& selection) REQUIRES(mutex_);
   void let_go(const Slots& slots);
+  void tell_unused();
   TaskResult co_cancel(Co& co, const Selection& selection, ScsiOutcome::End end,
                        const ScsiSense* reset);
 
@@ -135,6 +152,7 @@ class ScsiBus final : private ScsiUnitOwner {
   const Limits limits_;
   MainLoop& loop_;
   ScsiBusListener* listener_ = nullptr;
+  Bh look_bh_;
 
   mutable Mutex mutex_{LockRank::kDeviceQueue};
   std::vector<std::unique_ptr<Slot>> slots_ GUARDED_BY(mutex_);  // by address

@@ -47,6 +47,8 @@ class ScsiDisk : public ScsiUnit, private block::BackendUser {
 
   Result<void> realize() override REQUIRES(bql);
   void unrealize() override REQUIRES(bql);
+  /// The machine's flush may be under way.
+  bool idle() const noexcept override { return backend_.idle(); }
   void machine_runs() override REQUIRES(bql);
   ScsiOutcome execute(Co& co, ScsiRequest& request) final;
   void wake_cancelled() final;

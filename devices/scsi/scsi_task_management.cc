@@ -36,11 +36,13 @@ ScsiBus::TaskResult ScsiBus::query(const ScsiAddress& address, TaskScope scope,
   return TaskResult::kComplete;
 }
 
-/// The units that are meant, kept where they are until let_go().
+/// The units that are meant, kept where they are until let_go(). One that leaves is among them as
+/// long as it has requests, which count for whoever waits for those of its target; idle, it stays
+/// idle.
 ScsiBus::Slots ScsiBus::use(const Selection& selection) {
   Slots slots;
   for (const auto& slot : slots_) {
-    if (slot->leaving || !selection.has(*slot)) continue;
+    if (!selection.has(*slot) || slot->gone_but_for_main()) continue;
     ++slot->users;
     slots.push_back(slot.get());
   }
@@ -56,7 +58,7 @@ void ScsiBus::let_go(const Slots& slots) {
       leaving |= slot->leaving;
     }
   }
-  if (leaving) loop_.waiter().kick();
+  if (leaving) tell_unused();
 }
 
 /// With `reset` the units are reset, and tell it.
@@ -84,9 +86,9 @@ ScsiBus::TaskResult ScsiBus::co_cancel(Co& co, const Selection& selection, End e
     slot->unit->wake_cancelled();
     if (reset != nullptr) slot->unit->reset();
   }
+  let_go(slots);  // one may go while another's requests do not end
   // Nothing in between suspends, so the wake is for this.
   if (waits) co.yield();
-  let_go(slots);
   return TaskResult::kComplete;
 }
 

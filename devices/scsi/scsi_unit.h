@@ -40,6 +40,8 @@ class ScsiUnit {
 
   /// Errors: those of the block graph (no such node, permissions).
   virtual Result<void> realize() REQUIRES(bql) = 0;
+  /// Whether the host does nothing for it but its commands, which the bus knows.
+  virtual bool idle() const noexcept { return true; }
   /// It is on no bus and has no request. Main, at the top.
   virtual void unrealize() REQUIRES(bql) = 0;
 

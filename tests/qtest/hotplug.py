@@ -47,6 +47,6 @@ def deleted(name: str) -> list[tuple[str, dict[str, str]]]:
             ("DEVICE_DELETED", {"device": name, "path": path})]
 
 
-def states(machine: Machine) -> list[tuple[str, int, str]]:
-    return [(row["id"], row["slot"], row["state"])
+def states(machine: Machine) -> list[tuple[str, int | None, str]]:
+    return [(row["id"], row.get("slot"), row["state"])
             for row in machine.qmp.execute("x-query-hotplug")]

@@ -52,6 +52,7 @@ MEDIUM_CHANGED = (6, 0x28, 0x00)
 NO_MEDIUM = (2, 0x3A, 0x00)
 TRAY_OPEN = (2, 0x3A, 0x02)
 PREVENTED = (5, 0x53, 0x02)
+LUN_NOT_SUPPORTED = (5, 0x25, 0x00)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ import time
 from typing import Any, Iterator
 
 import pytest
-from hotplug import TOLD, UP, eject, refused, states, told
+from hotplug import PATIENCE_NS, TOLD, UP, eject, refused, states, told
 from qtest import Machine
-from scsi import (BLOCK, LUNS_CHANGED, POWER_ON, REMOVED, RESCAN, TRANSPORT_RESET, Answer, Response,
-                  Scsi, find_adapters)
+from scsi import (BLOCK, LUN_NOT_SUPPORTED, LUNS_CHANGED, POWER_ON, REMOVED, RESCAN, TRANSPORT_RESET,
+                  Answer, Pending, Response, Scsi, Task, find_adapters)
 from support import vm
 from virtio import Ram, wait_until
 
@@ -62,6 +62,19 @@ def held(machine: Machine) -> int:
 
 def let_go(machine: Machine) -> None:
     machine.qmp.execute("x-blkdebug-resume", **{"node-name": "held", "tag": TAG})
+
+
+def in_one_go(machine: Machine, *commands: tuple[str, dict[str, Any]]) -> None:
+    """Sends them together. The events between their answers are kept."""
+    machine.qmp.line.send("".join(json.dumps({"execute": name, "arguments": arguments}) + "\n"
+                                  for name, arguments in commands))
+    answers = 0
+    while answers < len(commands):
+        message = json.loads(machine.qmp.line.read_line())
+        assert "error" not in message, message
+        answers += "return" in message
+        if "event" in message:
+            machine.qmp.events.append(message)
 
 
 # --- Units --------------------------------------------------------------------------------------
@@ -152,31 +165,165 @@ def test_what_a_unit_has_under_way_is_cancelled(machine: Machine) -> None:
     machine.qmp.execute("blockdev-del", **{"node-name": "bad"})
 
 
-def test_a_unit_stays_if_the_host_does_not_answer(machine: Machine) -> None:
-    adapter = adapter_of(machine)
-    plug(machine, "lun0", "held")
-    plug(machine, "lun1", "n1", **{"scsi-id": 0, "lun": 1})
-    for lun in (0, 1):
+# --- Units that the host does not answer for -----------------------------------------------------
+
+
+class Stuck:
+    """Unit lun0, whose read at block 0 is held, and lun1 on one target, lun2 on the next; device_del
+    of lun0 has been answered."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.adapter = adapter = adapter_of(machine)
+        plug(machine, "lun0", "held")
+        plug(machine, "lun1", "n1", **{"scsi-id": 0, "lun": 1})
+        for lun in (0, 1):
+            adapter.event()
+            adapter.settle(0, lun)
+        plug(machine, "lun2", "n2")
         adapter.event()
-        adapter.settle(0, lun)
-    queue = adapter.requests[0]
-    pending = adapter.begin(queue, 0, 0, adapter.rw10(0x28, 0, 1), room=BLOCK)
-    wait_until(lambda: held(machine) == 1, "the read that is held")
-    machine.qmp.execute("device_del", id="lun0")
-    [(event, data)] = told(machine, 1)
-    assert event == "DEVICE_UNPLUG_GUEST_ERROR"
-    assert (data["device"], data["path"]) == ("lun0", "/machine/peripheral/lun0")
-    assert "on node 'held', a read of 512 bytes" in data["reason"], data
-    # It is where it was, and so is its neighbour.
+        adapter.settle(1)
+        assert adapter.luns(0) == [0, 1]
+        self.pending = self.begin_read()
+        machine.qmp.execute("device_del", id="lun0")
+
+    def begin_read(self) -> Pending:
+        pending = self.adapter.begin(self.adapter.requests[0], 0, 0,
+                                     self.adapter.rw10(0x28, 0, 1), room=BLOCK)
+        wait_until(lambda: held(self.machine) == 1, "the read that is held")
+        return pending
+
+    def finish_read(self) -> Answer:
+        let_go(self.machine)
+        return self.adapter.finish(self.adapter.requests[0], self.pending)
+
+    def neighbour_works(self) -> None:
+        self.adapter.settle(0, 1)
+        self.adapter.write_blocks(0, 7, bytes(BLOCK), lun=1, queue=1)
+        assert self.adapter.read_blocks(0, 7, lun=1, queue=1) == bytes(BLOCK)
+
+    def fails(self) -> str:
+        """Why lun0 stays, as the event says and x-query-hotplug goes on saying."""
+        [(event, data)] = told(self.machine, 1)
+        assert event == "DEVICE_UNPLUG_GUEST_ERROR"
+        assert (data["device"], data["path"]) == ("lun0", "/machine/peripheral/lun0")
+        [row] = self.machine.qmp.execute("x-query-hotplug")
+        assert (row["id"], row["state"], row["reason"]) == ("lun0", "timed-out", data["reason"])
+        assert " on node 'held', a read of 512 bytes at 0, is " in data["reason"]
+        return data["reason"]
+
+
+@pytest.fixture
+def stuck(machine: Machine) -> Stuck:
+    return Stuck(machine)
+
+
+def test_nobody_waits_for_a_unit_that_is_stuck(stuck: Stuck) -> None:
+    """Nothing here may depend on the read that is held, so time has no part in it: the clock of the
+    machine stands still, and the read is let go at the end."""
+    machine, adapter = stuck.machine, stuck.adapter
+    assert held(machine) == 1
+    [row] = machine.qmp.execute("x-query-hotplug")
+    assert "slot" not in row
+    assert (row["id"], row["state"], row["reason"]) == (
+        "lun0", "pending", "what it has under way has not ended")
+    stuck.neighbour_works()
+    assert "Device lun0 is already in the process of unplug" in refused(
+        machine, "device_del", id="lun0")
+    assert "Duplicate device ID 'lun0'" in refused(
+        machine, "device_add", driver="scsi-hd", id="lun0", drive="n2")
+    assert "lun already used by 'lun0'" in refused(
+        machine, "device_add", driver="scsi-hd", id="x", drive="n2", **{"scsi-id": 0, "lun": 0})
+    assert "in use" in refused(machine, "blockdev-del", **{"node-name": "held"})
+    # Another goes meanwhile.
+    machine.qmp.execute("device_del", id="lun2")
+    assert told(machine, 1) == [unit_deleted("lun2")]
+    assert adapter.event() == (TRANSPORT_RESET, 1, 0, REMOVED)
+    # The guest finds nothing at its place, and has not been told that it went: it may still stay.
+    refusal = adapter.do(0, 0, bytes(6), queue=1)
+    assert refusal.sense == LUN_NOT_SUPPORTED
+    assert adapter.inquiry(0, 0, queue=1)[0] == 0x7F
+    assert adapter.manage(Task.UNIT_RESET, 0, 0) == Response.INCORRECT_LUN
+    assert adapter.no_event()
+    assert held(machine) == 1 and states(machine) == [("lun0", None, "pending")]
+    # What was under way is answered before the unit goes.
+    assert stuck.finish_read().good
+    assert told(machine, 1) == [unit_deleted("lun0")]
+    assert adapter.event() == (TRANSPORT_RESET, 0, 0, REMOVED)
+    assert adapter.settle(0, 1) == [LUNS_CHANGED]
+    assert adapter.luns(0) == [1]
+    assert states(machine) == []
+    machine.qmp.execute("blockdev-del", **{"node-name": "held"})
+
+
+def test_a_unit_stays_if_the_host_does_not_answer(stuck: Stuck) -> None:
+    machine, adapter = stuck.machine, stuck.adapter
+    assert adapter.luns(0) == [1]
+    machine.clock_step(PATIENCE_NS - 1)
+    assert states(machine) == [("lun0", None, "pending")]
+    machine.clock_step(1)
+    assert stuck.fails().startswith("what it has under way did not end within 30 s: request ")
+    # It is where it was, and who has looked meanwhile hears that it is back.
+    assert adapter.event() == (TRANSPORT_RESET, 0, 0, RESCAN)
+    assert adapter.settle(0, 1) == [LUNS_CHANGED]
     assert adapter.luns(0) == [0, 1]
-    assert adapter.read_blocks(0, 0, lun=1, queue=1) == bytes(BLOCK)
+    stuck.neighbour_works()
+    assert stuck.finish_read().good
+    adapter.settle(0)
+    stuck.pending = stuck.begin_read()
+    # It may be asked for again, with the same end, and then with another.
+    machine.qmp.execute("device_del", id="lun0")
+    machine.clock_step(PATIENCE_NS)
+    stuck.fails()
+    adapter.event()
+    machine.qmp.execute("device_del", id="lun0")
+    assert stuck.finish_read().good
+    assert told(machine, 1) == [unit_deleted("lun0")]
+    assert adapter.event() == (TRANSPORT_RESET, 0, 0, REMOVED)
+    machine.qmp.execute("blockdev-del", **{"node-name": "held"})
+
+
+def test_a_unit_that_is_stuck_over_a_reset_stays(stuck: Stuck) -> None:
+    machine = stuck.machine
+    machine.qmp.execute("system_reset")  # waits for 5 s, as any reset with such a disk
+    assert stuck.fails().startswith("Requests of 'lun0' did not end within 1 s: request ")
     let_go(machine)
-    answer = adapter.finish(queue, pending)
-    assert answer.good or answer.response == Response.ABORTED, answer
-    assert adapter.do(0, 0, bytes(6), queue=1).response == Response.OK
+    adapter = adapter_of(machine)  # the guest that comes finds it
+    assert adapter.settle(0) and adapter.settle(0, 1)
+    assert adapter.luns(0) == [0, 1]
     machine.qmp.execute("device_del", id="lun0")
     assert told(machine, 1) == [unit_deleted("lun0")]
-    machine.qmp.execute("blockdev-del", **{"node-name": "held"})
+
+
+def test_a_unit_goes_with_a_reset_that_ends_its_command(machine: Machine) -> None:
+    stuck = Stuck(machine)
+    in_one_go(machine, ("x-blkdebug-resume", {"node-name": "held", "tag": TAG}),
+              ("system_reset", {}))
+    assert told(machine, 1) == [unit_deleted("lun0")]
+    assert states(machine) == []
+    adapter = adapter_of(machine)
+    assert adapter.settle(0, 1) and adapter.luns(0) == [1]
+
+
+def test_an_adapter_goes_while_a_unit_of_it_is_stuck(stuck: Stuck) -> None:
+    machine = stuck.machine
+    machine.qmp.execute("device_del", id="scsi0")
+    eject(machine, 2)
+    wait_until(lambda: states(machine) == [("scsi0", 2, "pending"), ("lun0", None, "pending")] and
+               "reason" in machine.qmp.execute("x-query-hotplug")[0], "the eject")
+    let_go(machine)
+    gone = told(machine, 5)
+    # The unit goes by itself, or with its adapter: whichever main finds idle first.
+    assert sorted(str(event) for event in gone[:-2]) == sorted(
+        str(unit_deleted(f"lun{lun}")) for lun in range(3))
+    assert gone[-2:] == adapter_deleted("scsi0")
+    assert states(machine) == []
+    assert not [e for e in machine.qmp.events if e["event"] in TOLD]
+    machine.qmp.execute("object-del", id="io0")
+
+
+def test_a_machine_ends_while_a_unit_leaves(stuck: Stuck) -> None:
+    let_go(stuck.machine)  # the fixture ends the machine, whether the unit has gone or not
 
 
 # --- Adapters -----------------------------------------------------------------------------------
@@ -249,15 +396,7 @@ def test_an_adapter_stays_with_its_units_if_a_command_does_not_end(machine: Mach
 
 def test_a_unit_that_is_asked_for_with_its_adapter_is_told_of_once(machine: Machine) -> None:
     plug(machine, "lun0", "n0")
-    line = machine.qmp.line
-    line.send(json.dumps({"execute": "device_del", "arguments": {"id": "scsi0"}}) + "\n" +
-              json.dumps({"execute": "device_del", "arguments": {"id": "lun0"}}) + "\n")
-    answers = 0
-    while answers < 2:
-        message = json.loads(line.read_line())
-        answers += "return" in message
-        if "event" in message:
-            machine.qmp.events.append(message)
+    in_one_go(machine, ("device_del", {"id": "scsi0"}), ("device_del", {"id": "lun0"}))
     eject(machine, 2)
     assert told(machine, 3) == [unit_deleted("lun0"), *adapter_deleted("scsi0")]
     machine.qmp.execute("query-status")

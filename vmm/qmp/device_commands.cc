@@ -38,7 +38,7 @@ QmpResult query_hotplug(Hotplug& hotplug, const Json&) REQUIRES(bql) {
   for (const Hotplug::Status& status : hotplug.query()) {
     ReplyJson json;
     json["id"] = status.id;
-    json["slot"] = status.slot;
+    if (status.slot) json["slot"] = *status.slot;
     json["state"] = to_string(status.state);
     json["since-ms"] = std::chrono::duration_cast<std::chrono::milliseconds>(status.since).count();
     if (!status.reason.empty()) json["reason"] = status.reason;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -43,12 +44,15 @@ struct ScsiBus::Slot {
   void cancel_all(ScsiOutcome::End end) {
     for (Task* task = tasks; task != nullptr; task = task->next) task->request.cancel(end);
   }
+  /// It leaves, and main alone has not taken it out yet.
+  bool gone_but_for_main() const { return leaving && tasks == nullptr; }
 
   const std::shared_ptr<ScsiUnit> unit;
   UnitAttentions attentions;
   Task* tasks = nullptr;
   uint32_t users = 0;    // its tasks, and who manages them without the lock: they keep it here
   bool leaving = false;  // out of sight for whoever comes
+  std::function<void()> look;  // while it leaves; main's
 };
 
 /// Who answers a command.

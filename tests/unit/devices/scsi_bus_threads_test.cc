@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "devices/scsi/scsi_bus.h"
@@ -45,6 +46,16 @@ class Main {
     bql.unlock();
   }
   ScsiBus& bus() { return *bus_; }
+  /// Takes a unit out as hot-plug does: main sleeps unless it is told to look.
+  void take_out(ScsiUnit& unit) {
+    bql.assert_held();
+    bool looked = false;
+    bus_->prepare_to_leave(unit, [&] { looked = true; });
+    while (!bus_->idle(unit)) {
+      while (!std::exchange(looked, false)) loop_->turn();
+    }
+    REQUIRE(bus_->leave(unit, Nanoseconds{0}).has_value());
+  }
   template <class F>
   void until(F&& done) {
     bql.assert_held();
@@ -254,7 +265,11 @@ TEST_CASE("ScsiBus: requests of several threads end while units go and tasks are
   for (int round = 0; round < rounds; ++round) {
     const auto lun = static_cast<uint16_t>(random() % kLuns);
     if (units[lun] != nullptr) {
-      REQUIRE(main.bus().remove(*units[lun]).has_value());
+      if (round % 2 == 0) {
+        main.take_out(*units[lun]);
+      } else {
+        REQUIRE(main.bus().remove(*units[lun]).has_value());
+      }
       CHECK(units[lun].use_count() == 1);
       units[lun].reset();
     } else {

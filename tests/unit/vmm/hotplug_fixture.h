@@ -76,6 +76,15 @@ class HotplugFixture : public StorageFixture {
     config.options = reader.take_rest();
     MUST(hotplug_->add(config));
   }
+  /// device_del.
+  Result<void> ask_for(std::string_view name) {
+    bql.assert_held();
+    return hotplug_->request_removal(name);
+  }
+  std::vector<vmm::Hotplug::Status> query() {
+    bql.assert_held();
+    return hotplug_->query();
+  }
   /// Until the injectors of `nodes` hold `all` requests.
   void wait_until_held(std::initializer_list<const char*> nodes, size_t all) {
     // The requests come from iothreads: nobody kicks for them.

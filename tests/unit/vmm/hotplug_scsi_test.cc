@@ -1,5 +1,5 @@
 // T004a with a SCSI host adapter: an eject on a thread of its own, inside a read section, takes the
-// adapter and its units, with commands under way on every queue.
+// adapter and its units, with commands under way on every queue. And units that go by themselves.
 #include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
@@ -67,6 +67,16 @@ class Fixture : public test::BusyDeviceFixture {
     return {"DEVICE_DELETED lun1", "DEVICE_DELETED lun0",
             "DEVICE_DELETED /machine/peripheral/scsi0/virtio-backend", "DEVICE_DELETED scsi0"};
   }
+  /// Waits until `count` commands have been answered.
+  void take_answers(size_t count) {
+    turn_until([&] {
+      loop().service().notify();  // nobody kicks for what a test looks at
+      for (GuestQueue& queue : queues_) {
+        while (queue.take()) --count;
+      }
+      return count == 0;
+    });
+  }
   size_t resume() override { return injector("n0").resume("held") + injector("n1").resume("held"); }
 
  private:
@@ -110,4 +120,73 @@ TEST_CASE("T004a: an adapter is taken off its bus inside the read section of the
   bql.assert_held();
   test::eject_in_its_own_section(f);
   CHECK(f.user_devices().find("lun0") == nullptr);
+}
+
+TEST_CASE("Hotplug: a unit goes when its commands have ended, and main does not wait for them",
+          "[vmm][hotplug]") {
+  Fixture f;
+  bql.assert_held();
+  f.plug();
+  for (int round = 0; round < test::sized(5, 100); ++round) {
+    test::Watchdog watchdog("a unit that leaves", Fixture::kPatience);
+    f.make_busy();
+    REQUIRE(f.ask_for("lun0").has_value());
+    CHECK(f.ask_for("lun0").error().kind() == ErrorKind::kBusy);
+    const vmm::Hotplug::Status status = f.query().back();  // behind those with a slot
+    CHECK(status.id == "lun0");
+    CHECK_FALSE(status.slot.has_value());
+    CHECK(status.reason == "what it has under way has not ended");
+    // The other unit's commands end meanwhile.
+    CHECK(f.injector("n1").resume("held") == f.held() / kUnits);
+    f.take_answers(f.held() / kUnits);
+    CHECK(f.events.empty());
+    CHECK(f.injector("n0").resume("held") == f.held() / kUnits);
+    f.turn_until([&] { return !f.events.empty(); });
+    CHECK(f.events == std::vector<std::string>{"DEVICE_DELETED lun0"});
+    CHECK(f.query().back().id == "scsi0");
+    f.events.clear();
+    f.HotplugFixture::plug(kLuns[0]);
+    f.take_answers(f.held() / kUnits);
+    f.bus().device_at(5)->reset();
+  }
+}
+
+TEST_CASE("T004a: an adapter is ejected while a unit of it leaves, and each is told of once",
+          "[vmm][hotplug]") {
+  Fixture f;
+  bql.assert_held();
+  for (int round = 0; round < test::sized(5, 100); ++round) {
+    test::Watchdog watchdog("the eject of an adapter whose unit leaves", Fixture::kPatience);
+    f.plug();
+    f.make_busy();
+    REQUIRE(f.ask_for("lun0").has_value());
+    test::EjectingVcpu vcpu(f);
+    f.turn_until([&] { return vcpu.stored() && f.query().size() == 2; });
+    CHECK(f.query()[0].id == "scsi0");
+    CHECK(f.query()[1].id == "lun0");
+    CHECK(f.events.empty());
+    CHECK(f.resume() == f.held());
+    // The unit may go by itself, just before.
+    f.turn_until([&] { return f.events.size() == f.deleted().size(); });
+    vcpu.leave();
+    CHECK(f.bus().device_at(5) == nullptr);
+    CHECK(f.events.back() == f.deleted().back());
+    std::ranges::sort(f.events);
+    auto expected = f.deleted();
+    std::ranges::sort(expected);
+    CHECK(f.events == expected);
+    CHECK(f.query().empty());
+    f.events.clear();
+  }
+}
+
+TEST_CASE("Hotplug: a machine ends while a unit waits for its commands to leave",
+          "[vmm][hotplug]") {
+  test::Watchdog watchdog("the end of a machine", Fixture::kPatience);
+  Fixture f;
+  bql.assert_held();
+  f.plug();
+  f.make_busy();
+  REQUIRE(f.ask_for("lun1").has_value());
+  CHECK(f.resume() == f.held());
 }
