@@ -31,7 +31,7 @@ BUILDS = {
              [*SANITIZED, "-Db_sanitize=thread"], CLANG,
              {"TSAN_OPTIONS": "halt_on_error=0:exitcode=66:second_deadlock_stack=1:atexit_sleep_ms=100"}),
 }
-UNIT_FOLDERS = ["util", "memory", "block", "devices", "vmm"]
+UNIT_FOLDERS = ["util", "memory", "block", "devices", "migration", "vmm"]
 LINTS = ["format", "budgets", "includes", "errors", "commits", "annotations"]
 FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf", "blockdev", "virtqueue", "pci", "scsi_cdb",
                 "virtio_scsi"]
