@@ -217,6 +217,11 @@ Result<bool> Channel::read_unless_ended(std::span<std::byte> data) {
               kind_name(), data.size() - done);
 }
 
+bool Channel::readable() const noexcept {
+  pollfd look{.fd = fd_.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&look, 1, 0) > 0;
+}
+
 void Channel::shutdown() noexcept {
   cancel_->cancel();
   if (kind_ == Kind::kSocket) ::shutdown(fd_.get(), SHUT_RDWR);

@@ -47,6 +47,9 @@ class Channel {
   /// As read(), but false, with nothing read, if the stream ends right here.
   Result<bool> read_unless_ended(std::span<std::byte> data);
 
+  /// Whether a read would find something, or the stream's end, at once.
+  bool readable() const noexcept;
+
   /// Throws the switch: for every channel that was made with it. The peer of a socket learns of it.
   void shutdown() noexcept;
 

@@ -1,0 +1,74 @@
+// PageStream: pages of RAM on the main connection.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "memory/ram_block.h"
+#include "migration/frame_link.h"
+#include "migration/ram_scan.h"
+#include "util/error.h"
+
+namespace rhea::migration {
+
+enum class PageChecksum : bool { kNo, kYes };
+
+/// What was sent or received, in pages.
+struct PageCounts {
+  uint64_t normal = 0;
+  uint64_t zero = 0;
+};
+
+/// The most pages of one frame.
+inline constexpr size_t kMaxFramePages = 512;
+
+/// Sends pages out of guest RAM, without copying them. Those that hold zeros only are named, and
+/// nothing more.
+///
+/// A page that the guest writes meanwhile may go out as zero though it no longer is, or half old,
+/// half new. That does no harm: it is dirty again, so it is sent again, and the last time the guest
+/// stands still. With a checksum a page is copied first: the sum must be of what is sent.
+/// Thread: one. Units: pages of memory::kDirtyPageBytes.
+class PageSender {
+ public:
+  PageSender(FrameLink& link, std::vector<std::shared_ptr<memory::RamBlock>> blocks,
+             PageChecksum checksum);
+
+  /// At most kMaxFramePages.
+  Result<PageCounts> send(const PageBatch& batch);
+
+ private:
+  void sort_out(const PageBatch& batch);
+
+  FrameLink& link_;
+  const std::vector<std::shared_ptr<memory::RamBlock>> blocks_;
+  const PageChecksum checksum_;
+  std::vector<uint32_t> normal_, zero_;
+  std::vector<iovec> parts_;
+  std::vector<std::byte> copy_;
+};
+
+/// Puts what comes where it belongs: straight into guest RAM. A page of zeros is written only if it
+/// holds something else, so that memory which nobody has touched stays so.
+/// Thread: one. `blocks`: by the numbers that the source gives them.
+/// Errors: kCorrupt, names the block and the page; nothing was written outside of RAM.
+class PageReceiver {
+ public:
+  PageReceiver(FrameLink& link, std::vector<std::shared_ptr<memory::RamBlock>> blocks);
+
+  /// `payload`: of the frame; the pages are read behind it.
+  Result<PageCounts> receive(std::span<const uint8_t> payload);
+
+ private:
+  Result<std::byte*> page(uint32_t block, uint32_t number) const;
+
+  FrameLink& link_;
+  const std::vector<std::shared_ptr<memory::RamBlock>> blocks_;
+  std::vector<iovec> parts_;
+};
+
+}  // namespace rhea::migration

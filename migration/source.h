@@ -1,0 +1,134 @@
+// Source: sends a running machine away.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "migration/address.h"
+#include "migration/bandwidth_limit.h"
+#include "migration/cancel.h"
+#include "migration/connect.h"
+#include "migration/frame_link.h"
+#include "migration/handover.h"
+#include "migration/machine.h"
+#include "migration/main_calls.h"
+#include "migration/page_stream.h"
+#include "migration/ram_scan.h"
+#include "migration/status.h"
+#include "util/clock.h"
+#include "util/mutex.h"
+#include "util/one_shot_event.h"
+#include "util/thread.h"
+
+namespace rhea::migration {
+
+/// What becomes of it, told on main with the BQL held.
+class SourceObserver {
+ public:
+  virtual ~SourceObserver() = default;
+  virtual void source_status(Status status) REQUIRES(bql) = 0;
+  virtual void pass_begins(uint64_t number) REQUIRES(bql) = 0;
+};
+
+struct SourceOptions {
+  Nanoseconds downtime_limit = std::chrono::milliseconds(300);
+  bool pause_before_switchover = false;
+  PageChecksum page_checksum = PageChecksum::kNo;
+  /// For how long the locks are tried again after the destination is lost.
+  Nanoseconds retake_patience = std::chrono::seconds(5);
+};
+
+/// Copies RAM while the machine runs, pass after pass, until what is left can be sent within the
+/// downtime limit; then stops it, sends the rest, and hands it over (handover.h).
+///
+/// Until the hand-over nothing is lost by a failure: the machine goes on here.
+///
+/// Thread: made, cancelled and destroyed on main with the BQL; does its work on a thread of its
+/// own, which has main do what only main may. progress() from any thread. Owns: the thread, the
+/// channel. Invariants: the observer is told each change of the status in order, kSetup first,
+/// within the call of start(). The status that is_over() comes last.
+class Source {
+ public:
+  /// All outlive it.
+  struct Parts {
+    AioContext& service;
+    Machine& machine;
+    SourceObserver& observer;
+    const Clock& clock;
+    std::shared_ptr<BandwidthLimit> bandwidth;
+  };
+  /// Errors: the machine cannot be described, or there is no thread. Nothing was told then.
+  static Result<std::unique_ptr<Source>> start(const Parts& parts, const Address& address,
+                                               const SourceOptions& options, TakeFd take_fd)
+      REQUIRES(bql);
+  /// Ends it if it goes on; waits for its thread, which waits for no peer then. A machine that was
+  /// stopped for it stays so.
+  ~Source();
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
+
+  /// Returns at once; kCancelled, or whatever could no longer be helped, follows.
+  void cancel() REQUIRES(bql);
+  /// Out of kPreSwitchover. Errors: kBusy, it is not in it.
+  Result<void> go_on() REQUIRES(bql);
+  void set_downtime_limit(Nanoseconds limit) noexcept {
+    // relaxed: a number by itself
+    downtime_limit_.store(limit.count(), std::memory_order_relaxed);
+  }
+
+  Progress progress() const;
+
+ private:
+  Source(const Parts& parts, const Address& address, const SourceOptions& options);
+
+  void run();
+  Result<void> send_all();
+  Result<void> set_up();
+  Result<void> connect();
+  Result<void> greet();
+  Result<void> copy_while_running();
+  Result<void> send_pass();
+  Result<void> hear_refusal();
+  bool converged(uint64_t dirty, Nanoseconds took, uint64_t sent_bytes);
+  void note_stall(uint64_t dirty, uint64_t before, Nanoseconds took);
+  Result<void> stop_and_send_rest();
+  Result<void> wait_for_continue();
+  Result<void> send_devices();
+  Result<void> hand_over();
+  SourceEvent next_event(Error& why);
+  Result<void> release_locks();
+  SourceEvent retake_locks(Error& why);
+  Result<void> commit();
+  void resume();
+  void finish(Result<void> result);
+  Result<void> check_not_cancelled() const;
+  void set_status(Status status);
+  Nanoseconds lap();
+
+  const Parts parts_;
+  const Address address_;
+  const SourceOptions options_;
+  TakeFd take_fd_;
+  std::shared_ptr<Cancel> cancel_;
+  MainCalls main_;
+  std::unique_ptr<Channel> channel_;
+  std::unique_ptr<FrameLink> link_;
+  std::unique_ptr<RamScan> scan_;
+  std::unique_ptr<PageSender> pages_;
+  Manifest manifest_;
+  SourceState state_ = SourceState::kSent;
+  bool logging_ = false;
+  bool stopped_ = false;
+  Nanoseconds began_{0}, lap_began_{0}, stopped_at_{0};
+  std::atomic<int64_t> downtime_limit_;
+  std::atomic<uint64_t> sent_bytes_ = 0;
+  OneShotEvent go_on_;
+  Guarded<Progress> progress_;
+  Thread thread_;
+};
+
+}  // namespace rhea::migration

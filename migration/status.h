@@ -1,0 +1,63 @@
+// Status, Progress and Phases: how far a migration is.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "util/clock.h"
+#include "util/error.h"
+
+namespace rhea::migration {
+
+/// With QEMU's names and meaning; to_string gives "pre-switchover", ...
+enum class Status : uint8_t {
+  kNone,
+  kSetup,
+  kActive,
+  kPreSwitchover,  ///< the machine stands still, and waits for migrate-continue
+  kDevice,         ///< after kPreSwitchover: the rest is sent
+  kCompleted,
+  kFailed,
+  kCancelling,
+  kCancelled,
+};
+std::string_view to_string(Status status) noexcept;
+constexpr bool is_over(Status status) noexcept {
+  return status == Status::kNone || status == Status::kCompleted || status == Status::kFailed ||
+         status == Status::kCancelled;
+}
+
+/// How long each part took, in the order in which they come.
+struct Phases {
+  Nanoseconds setup{0};             ///< connection, handshake
+  std::vector<Nanoseconds> passes;  ///< over RAM while the guest ran
+  Nanoseconds stop{0};              ///< until it stood still, and its disks too
+  Nanoseconds last_copy{0};         ///< of RAM
+  Nanoseconds device_state{0};      ///< saved and sent
+  Nanoseconds load{0};              ///< until the destination was ready
+  Nanoseconds resume{0};            ///< until it had the locks, and GO was sent
+};
+
+/// Thread: a copy; nobody's.
+struct Progress {
+  Status status = Status::kNone;
+  std::optional<Error> error;  ///< why it failed
+  uint64_t ram_bytes = 0;
+  uint64_t transferred_bytes = 0;
+  uint64_t remaining_pages = 0;  ///< dirty, as far as is known
+  uint64_t normal_pages = 0, zero_pages = 0;
+  uint64_t passes = 0;  ///< begun, the last one included
+  uint64_t dirty_pages_per_s = 0;
+  uint64_t bytes_per_s = 0;  ///< of the last whole pass
+  Nanoseconds total{0};
+  std::optional<Nanoseconds> downtime;           ///< from the stop until GO was sent
+  std::optional<Nanoseconds> expected_downtime;  ///< if it were stopped now
+  /// Why it does not come to an end, and what would help; empty while it does.
+  std::string stall;
+  Phases phases;
+};
+
+}  // namespace rhea::migration
