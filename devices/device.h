@@ -2,8 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "devices/guest_error.h"
 #include "memory/region.h"
@@ -11,6 +15,14 @@
 #include "util/error.h"
 
 namespace rhea::devices {
+
+/// What the saved form of a device is. Two devices can take each other's state if kind, version and
+/// schema are the same.
+struct StateFormat {
+  std::string_view kind;  ///< empty: there is nothing to save
+  uint32_t version = 0;
+  std::string schema;
+};
 
 /// An emulated device, from its creation to the moment its memory goes.
 ///
@@ -36,6 +48,22 @@ class Device : public std::enable_shared_from_this<Device> {
   void unrealize() REQUIRES(bql);
   /// What the machine's reset line does to this device.
   virtual void reset() REQUIRES(bql) = 0;
+
+  // Migration; see saved_device.h. Main, no vCPU runs and the block layer is drained.
+  virtual StateFormat state_format() const { return {}; }
+  virtual std::vector<uint8_t> save() REQUIRES(bql) { return {}; }
+  /// Decodes and judges the state of another device of the same make, from bytes that nobody
+  /// vouches for, and changes nothing. What it returns makes the state this device's; it can not
+  /// fail, and is called at once or not at all.
+  /// Errors: kCorrupt, naming this device and the field.
+  virtual Result<std::move_only_function<void()>> prepare_load(std::span<const uint8_t> bytes)
+      REQUIRES(bql);
+  /// The same at once, for a state of this kind and version. Errors: kUnsupported for another.
+  Result<void> load(std::string_view kind, uint32_t version, std::span<const uint8_t> bytes)
+      REQUIRES(bql);
+  /// The machine runs from here on, with a state that was loaded: what waits in memory for a kick
+  /// that the other side has had is looked at.
+  virtual void resume_loaded() REQUIRES(bql) {}
 
   const std::string& id() const noexcept { return id_; }
   bool realized() const REQUIRES(bql) { return state_ == State::kRealized; }

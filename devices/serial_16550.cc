@@ -70,10 +70,11 @@ constexpr uint16_t kDivisorAtPowerOn = 12;  // 9600 baud; the chip itself promis
 }  // namespace
 
 Serial16550::Serial16550(std::string id, IrqLine irq, TimerList& timers)
-    : Device(std::move(id)),
+    : SavedDevice(std::move(id)),
       irq_(irq),
       io_(this->id(), kIoSize, *this, kAccess),
       divisor_(kDivisorAtPowerOn),
+      clock_(timers.clock()),
       timeout_(timers, [this] {
         bql.assert_held();
         timeout_expired();

@@ -6,10 +6,11 @@
 #include <string>
 
 #include "devices/chardev.h"
-#include "devices/device.h"
 #include "devices/internal/device_timer.h"
 #include "devices/internal/fifo.h"
 #include "devices/irq.h"
+#include "devices/saved_device.h"
+#include "devices/serial_16550_state.h"
 #include "memory/io_handler.h"
 #include "util/timer.h"
 
@@ -43,10 +44,12 @@ enum class UartReg : uint8_t {
 /// driver that plays with IER before it owns the interrupt would raise spurious ones.
 ///
 /// Thread: BQL. Errors: bytes pushed into a full transmit FIFO are dropped and reported.
-class Serial16550 final : public Device, public memory::IoHandler, private CharFrontend {
+class Serial16550 final : public SavedDevice<Serial16550State>,
+                          public memory::IoHandler,
+                          private CharFrontend {
  public:
   static constexpr uint64_t kIoSize = 8;
-  static constexpr size_t kFifoDepth = 16;
+  static constexpr size_t kFifoDepth = Serial16550State::kFifoDepth;
   /// The ISA bus cuts wider accesses into bytes.
   static constexpr memory::IoAccess kAccess{
       .min_size = 1, .max_size = 4, .impl_min = 1, .impl_max = 1, .unaligned = true};
@@ -58,6 +61,8 @@ class Serial16550 final : public Device, public memory::IoHandler, private CharF
   memory::MemoryRegion& io() noexcept { return io_; }
 
   void reset() override REQUIRES(bql);
+  /// Offers the peer what it has not taken on the other side, and asks it for input.
+  void resume_loaded() override REQUIRES(bql);
   uint64_t io_read(uint64_t offset, unsigned size) override;
   void io_write(uint64_t offset, uint64_t value, unsigned size) override;
 
@@ -66,14 +71,14 @@ class Serial16550 final : public Device, public memory::IoHandler, private CharF
     uint8_t (Serial16550::*read)();
     void (Serial16550::*write)(uint8_t);
   };
-  struct Received {
-    uint8_t data = 0;
-    uint8_t errors = 0;  // LSR bits that belong to this character
-  };
+  using Received = Serial16550State::Character;
   static const Register& register_at(uint64_t offset, bool divisor_latch);
 
   Result<void> do_realize() override REQUIRES(bql);
   void do_unrealize() override REQUIRES(bql);
+  Serial16550State state() override REQUIRES(bql);
+  Result<void> check_state(const Serial16550State& state) const override REQUIRES(bql);
+  void set_state(const Serial16550State& state) override REQUIRES(bql);
 
   size_t can_receive() override;
   void receive(std::span<const std::byte> data) override;
@@ -139,7 +144,8 @@ class Serial16550 final : public Device, public memory::IoHandler, private CharF
   internal::Fifo<uint8_t, kFifoDepth> to_send_ GUARDED_BY(bql);  // THR and transmit FIFO
   // The shift register; deeper than the chip's so that clearing the FIFO loses nothing (see
   // clear_transmitter).
-  internal::Fifo<uint8_t, 4 * kFifoDepth> shifting_ GUARDED_BY(bql);
+  internal::Fifo<uint8_t, Serial16550State::kShifting> shifting_ GUARDED_BY(bql);
+  const Clock& clock_;
   internal::DeviceTimer timeout_;  // last: its callback uses all of the above
 };
 

@@ -27,6 +27,10 @@ class DeviceTimer {
   void arm_after(Nanoseconds delay) REQUIRES(bql) {
     if (timer_) timer_->arm_after(delay);
   }
+  /// The absolute deadline; Nanoseconds::max() when not armed.
+  Nanoseconds deadline() const REQUIRES(bql) {
+    return timer_ ? timer_->deadline() : Nanoseconds::max();
+  }
   void cancel() REQUIRES(bql) {
     if (timer_) timer_->cancel();
   }

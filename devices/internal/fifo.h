@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <vector>
 
 #include "util/check.h"
 
@@ -36,6 +37,17 @@ class Fifo {
   }
   /// The i-th element from the front.
   const T& operator[](size_t i) const { return items_[(head_ + i) % Capacity]; }
+
+  /// All of it, the front first.
+  std::vector<T> contents() const {
+    std::vector<T> items;
+    for (size_t i = 0; i < size_; ++i) items.push_back((*this)[i]);
+    return items;
+  }
+  void assign(const std::vector<T>& items) {
+    clear();
+    for (const T& item : items) push(item);
+  }
 
  private:
   std::array<T, Capacity> items_{};
