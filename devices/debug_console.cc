@@ -5,7 +5,7 @@
 namespace rhea::devices {
 
 DebugConsole::DebugConsole(std::string id)
-    : Device(std::move(id)), io_(this->id(), 1, *this, kAccess) {}
+    : SavedDevice(std::move(id)), io_(this->id(), 1, *this, kAccess) {}
 
 Result<void> DebugConsole::do_realize() {
   own(io_);
@@ -31,9 +31,22 @@ void DebugConsole::io_write(uint64_t, uint64_t value, unsigned) {
   pending_.push_back(byte);
 }
 
+DebugConsoleState DebugConsole::state() {
+  DebugConsoleState state;
+  for (const std::byte byte : pending_) state.pending.push_back(std::to_integer<uint8_t>(byte));
+  return state;
+}
+
+void DebugConsole::set_state(const DebugConsoleState& state) {
+  pending_.clear();
+  if (backend_ == nullptr) return;  // nobody to print it to
+  for (const uint8_t byte : state.pending) pending_.push_back(std::byte{byte});
+}
+
 void DebugConsole::can_write() {
   bql.assert_held();
-  while (!pending_.empty() && backend_->write({&pending_.front(), 1}) == 1) pending_.pop_front();
+  while (backend_ != nullptr && !pending_.empty() && backend_->write({&pending_.front(), 1}) == 1)
+    pending_.pop_front();
 }
 
 }  // namespace rhea::devices

@@ -78,7 +78,7 @@ enum class I8042::Command : uint8_t {
 
 I8042::I8042(std::string id, IrqLine keyboard_irq, IrqLine aux_irq,
              std::move_only_function<void()> request_reset)
-    : Device(std::move(id)),
+    : SavedDevice(std::move(id)),
       keyboard_irq_(keyboard_irq),
       aux_irq_(aux_irq),
       request_reset_(std::move(request_reset)),
@@ -218,6 +218,19 @@ void I8042::command(uint8_t byte) {
   fill_output_buffer();
 }
 
+bool I8042::takes_argument(Command command) {
+  switch (command) {
+    case Command::kWriteRam:
+    case Command::kWriteOutputPort:
+    case Command::kWriteKeyboardBuffer:
+    case Command::kWriteAuxBuffer:
+    case Command::kWriteAux:
+      return true;
+    default:
+      return false;
+  }
+}
+
 void I8042::command_with_argument(Command command, uint8_t byte) {
   switch (command) {
     case Command::kWriteRam:
@@ -277,6 +290,49 @@ void I8042::update_irq() {
   const bool aux = buffer_ && buffer_->source == Source::kAux;
   keyboard_irq_.set(keyboard && (command_byte_ & kByteKeyboardIrq) != 0);
   aux_irq_.set(aux && (command_byte_ & kByteAuxIrq) != 0);
+}
+
+I8042State I8042::state() {
+  I8042State state{.command_byte = command_byte_,
+                   .output_latch = output_latch_,
+                   .last_was_command = last_was_command_,
+                   .self_tested = self_tested_,
+                   .waiting = waiting_ ? std::to_underlying(*waiting_) : uint8_t{0},
+                   .buffer = {},
+                   .replies = {},
+                   .keyboard = keyboard_.state()};
+  if (buffer_) state.buffer.push_back(buffer_->saved());
+  for (const Output& reply : replies_.contents()) state.replies.push_back(reply.saved());
+  return state;
+}
+
+Result<void> I8042::check_state(const I8042State& state) const {
+  TRY(check_bits("output_latch", state.output_latch, kOutNotReset | kOutA20));
+  if (state.waiting != 0 && !takes_argument(Command{state.waiting})) {
+    return bad_state("waiting", "{:#x} takes no argument", state.waiting);
+  }
+  const auto check = [](std::string_view field, const I8042State::Output& output) -> Result<void> {
+    TRY(check_at_most(field, output.source, std::to_underlying(Source::kAux)));
+    return check_bits(field, output.status, kStatusTimeout);
+  };
+  for (const auto& output : state.buffer) TRY(check("buffer", output));
+  for (const auto& output : state.replies) TRY(check("replies", output));
+  return Ps2Keyboard::check_state(state.keyboard);
+}
+
+void I8042::set_state(const I8042State& state) {
+  command_byte_ = state.command_byte;
+  output_latch_ = state.output_latch;
+  last_was_command_ = state.last_was_command;
+  self_tested_ = state.self_tested;
+  waiting_.reset();
+  if (state.waiting != 0) waiting_ = Command{state.waiting};
+  keyboard_.set_state(state.keyboard);
+  replies_.clear();
+  for (const auto& reply : state.replies) replies_.push(Output::loaded(reply));
+  buffer_.reset();
+  if (!state.buffer.empty()) buffer_ = Output::loaded(state.buffer.front());
+  update_irq();
 }
 
 }  // namespace rhea::devices

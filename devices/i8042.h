@@ -5,14 +5,56 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
-#include "devices/device.h"
 #include "devices/internal/fifo.h"
 #include "devices/irq.h"
 #include "devices/ps2_keyboard.h"
+#include "devices/saved_device.h"
 #include "memory/io_handler.h"
 
 namespace rhea::devices {
+
+struct I8042State {
+  static constexpr std::string_view kKind = "i8042";
+  static constexpr uint32_t kVersion = 1;
+  static constexpr size_t kMaxReplies = 16;
+
+  /// A byte for port 0x60.
+  struct Output {
+    uint8_t byte = 0;
+    uint8_t source = 0;  // 0 controller, 1 keyboard, 2 second port
+    uint8_t status = 0;  // status bits that go with this byte
+    template <class Visitor, class Self>
+    static void describe(Visitor& v, Self& s) {
+      v.field("byte", s.byte);
+      v.field("source", s.source);
+      v.field("status", s.status);
+    }
+  };
+
+  uint8_t command_byte = 0;
+  uint8_t output_latch = 0;
+  bool last_was_command = false;
+  bool self_tested = false;
+  uint8_t waiting = 0;         // the command that wants its argument; 0: none
+  std::vector<Output> buffer;  // one or none
+  std::vector<Output> replies;
+  Ps2KeyboardState keyboard;
+
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("command_byte", s.command_byte);
+    v.field("output_latch", s.output_latch);
+    v.field("last_was_command", s.last_was_command);
+    v.field("self_tested", s.self_tested);
+    v.field("waiting", s.waiting);
+    v.field("buffer", s.buffer, 1);
+    v.field("replies", s.replies, kMaxReplies);
+    v.field("keyboard", s.keyboard);
+  }
+};
 
 /// The controller with a keyboard on its first port and nothing on its second.
 ///
@@ -26,7 +68,7 @@ namespace rhea::devices {
 /// is never masked.
 ///
 /// Thread: BQL. Errors: unknown commands are reported and ignored.
-class I8042 final : public Device {
+class I8042 final : public SavedDevice<I8042State> {
  public:
   static constexpr memory::IoAccess kAccess{
       .min_size = 1, .max_size = 4, .impl_min = 1, .impl_max = 1, .unaligned = true};
@@ -47,6 +89,10 @@ class I8042 final : public Device {
   enum class Command : uint8_t;
   enum class Source : uint8_t { kController, kKeyboard, kAux };
   struct Output {
+    I8042State::Output saved() const { return {byte, std::to_underlying(source), status}; }
+    static Output loaded(const I8042State::Output& o) {
+      return {o.byte, Source{o.source}, o.status};
+    }
     uint8_t byte = 0;
     Source source = Source::kController;
     uint8_t status = 0;  // status bits that go with this byte
@@ -67,10 +113,15 @@ class I8042 final : public Device {
   Result<void> do_realize() override REQUIRES(bql);
   void do_unrealize() override REQUIRES(bql);
 
+  I8042State state() override REQUIRES(bql);
+  Result<void> check_state(const I8042State& state) const override REQUIRES(bql);
+  void set_state(const I8042State& state) override REQUIRES(bql);
+
   uint8_t read_data() REQUIRES(bql);
   void write_data(uint8_t byte) REQUIRES(bql);
   uint8_t status() const REQUIRES(bql);
   void command(uint8_t byte) REQUIRES(bql);
+  static bool takes_argument(Command command);
   void command_with_argument(Command command, uint8_t byte) REQUIRES(bql);
   void pulse_output(uint8_t low_bits) REQUIRES(bql);
   void write_output_port(uint8_t value) REQUIRES(bql);
@@ -95,7 +146,7 @@ class I8042 final : public Device {
   bool self_tested_ GUARDED_BY(bql) = false;
   std::optional<Command> waiting_ GUARDED_BY(bql);  // wants its argument through port 0x60
   std::optional<Output> buffer_ GUARDED_BY(bql);    // what port 0x60 shows
-  internal::Fifo<Output, 16> replies_ GUARDED_BY(bql);
+  internal::Fifo<Output, I8042State::kMaxReplies> replies_ GUARDED_BY(bql);
 };
 
 }  // namespace rhea::devices

@@ -6,15 +6,25 @@
 #include <string>
 #include <utility>
 
-#include "devices/device.h"
+#include "devices/saved_device.h"
 #include "memory/io_handler.h"
 
 namespace rhea::devices {
 
+struct Port92State {
+  static constexpr std::string_view kKind = "port92";
+  static constexpr uint32_t kVersion = 1;
+  uint8_t value = 0;
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("value", s.value);
+  }
+};
+
 /// Bit 1 is the A20 gate (remembered; the address line is never masked), bit 0 resets when it goes
 /// from 0 to 1. The other bits read 0. [PS2-SYS, System control port A]
 /// Thread: BQL.
-class Port92 final : public Device, public memory::IoHandler {
+class Port92 final : public SavedDevice<Port92State>, public memory::IoHandler {
  public:
   static constexpr uint8_t kReset = 0x01;
   static constexpr uint8_t kA20 = 0x02;
@@ -22,7 +32,7 @@ class Port92 final : public Device, public memory::IoHandler {
       .min_size = 1, .max_size = 4, .impl_min = 1, .impl_max = 1, .unaligned = true};
 
   Port92(std::string id, std::move_only_function<void()> request_reset)
-      : Device(std::move(id)),
+      : SavedDevice(std::move(id)),
         request_reset_(std::move(request_reset)),
         io_(this->id(), 1, *this, kAccess) {}
 
@@ -49,6 +59,12 @@ class Port92 final : public Device, public memory::IoHandler {
     return ok();
   }
   void do_unrealize() override REQUIRES(bql) { request_reset_ = nullptr; }
+
+  Port92State state() override REQUIRES(bql) { return {.value = value_}; }
+  Result<void> check_state(const Port92State& state) const override REQUIRES(bql) {
+    return check_bits("value", state.value, kReset | kA20);
+  }
+  void set_state(const Port92State& state) override REQUIRES(bql) { value_ = state.value; }
 
   std::move_only_function<void()> request_reset_ GUARDED_BY(bql);
   memory::MemoryRegion io_;

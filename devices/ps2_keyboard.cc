@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "devices/saved_device.h"
+
 namespace rhea::devices {
 namespace {
 
@@ -93,6 +95,37 @@ std::optional<uint8_t> Ps2Keyboard::read() {
   if (output_.empty()) return std::nullopt;
   last_sent_ = output_.pop();
   return last_sent_;
+}
+
+bool Ps2Keyboard::takes_argument(Command command) {
+  return command == Command::kSetLeds || command == Command::kScancodeSet ||
+         command == Command::kSetTypematic;
+}
+
+Ps2KeyboardState Ps2Keyboard::state() const {
+  return {.output = output_.contents(),
+          .waiting = waiting_ ? std::to_underlying(*waiting_) : uint8_t{0},
+          .last_sent = last_sent_,
+          .scancode_set = scancode_set_};
+}
+
+Result<void> Ps2Keyboard::check_state(const Ps2KeyboardState& state) {
+  if (state.waiting != 0 && !takes_argument(Command{state.waiting})) {
+    return bad_state("keyboard.waiting", "{:#x} takes no argument", state.waiting);
+  }
+  if (state.scancode_set < 1 || state.scancode_set > kScancodeSets) {
+    return bad_state("keyboard.scancode_set", "{}, expected 1 to {}", state.scancode_set,
+                     kScancodeSets);
+  }
+  return ok();
+}
+
+void Ps2Keyboard::set_state(const Ps2KeyboardState& state) {
+  output_.assign(state.output);
+  waiting_.reset();
+  if (state.waiting != 0) waiting_ = Command{state.waiting};
+  last_sent_ = state.last_sent;
+  scancode_set_ = state.scancode_set;
 }
 
 }  // namespace rhea::devices

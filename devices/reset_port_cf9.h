@@ -6,23 +6,33 @@
 #include <string>
 #include <utility>
 
-#include "devices/device.h"
+#include "devices/saved_device.h"
 #include "memory/io_handler.h"
 
 namespace rhea::devices {
+
+struct ResetPortCf9State {
+  static constexpr std::string_view kKind = "cf9";
+  static constexpr uint32_t kVersion = 1;
+  uint8_t value = 0;
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("value", s.value);
+  }
+};
 
 /// Bit 1 chooses a hard reset, bit 2 resets when it goes from 0 to 1; both kinds reset the whole
 /// machine here. The port lies inside the dword of PCI's configuration address, whose region
 /// forwards byte accesses to it (see PciHost), so it has no region of its own.
 /// [PIIX3, Reset control register]
 /// Thread: BQL.
-class ResetPortCf9 final : public Device, public memory::IoHandler {
+class ResetPortCf9 final : public SavedDevice<ResetPortCf9State>, public memory::IoHandler {
  public:
   static constexpr uint8_t kHard = 0x02;
   static constexpr uint8_t kReset = 0x04;
 
   ResetPortCf9(std::string id, std::move_only_function<void()> request_reset)
-      : Device(std::move(id)), request_reset_(std::move(request_reset)) {}
+      : SavedDevice(std::move(id)), request_reset_(std::move(request_reset)) {}
 
   void reset() override REQUIRES(bql) { value_ = 0; }
 
@@ -40,6 +50,12 @@ class ResetPortCf9 final : public Device, public memory::IoHandler {
 
  private:
   void do_unrealize() override REQUIRES(bql) { request_reset_ = nullptr; }
+
+  ResetPortCf9State state() override REQUIRES(bql) { return {.value = value_}; }
+  Result<void> check_state(const ResetPortCf9State& state) const override REQUIRES(bql) {
+    return check_bits("value", state.value, kHard | kReset);
+  }
+  void set_state(const ResetPortCf9State& state) override REQUIRES(bql) { value_ = state.value; }
 
   std::move_only_function<void()> request_reset_ GUARDED_BY(bql);
   uint8_t value_ GUARDED_BY(bql) = 0;

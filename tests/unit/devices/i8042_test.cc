@@ -9,6 +9,7 @@
 #include "devices/reset_port_cf9.h"
 #include "tests/support/fake_chardev.h"
 #include "tests/support/fake_irq.h"
+#include "tests/unit/devices/saved_device_fixture.h"
 
 using namespace rhea;
 using namespace rhea::devices;
@@ -347,4 +348,104 @@ TEST_CASE("DebugConsole: keeps a limited amount for a peer that does not read", 
   peer.make_room(test::FakeChardev::kUnlimited);
   CHECK(peer.sent().size() == DebugConsole::kMaxPendingBytes);
   console->unrealize();
+}
+
+// --- Migration --------------------------------------------------------------------------------
+
+TEST_CASE("I8042: what is said and asked goes on after a load", "[i8042][saved]") {
+  BqlGuard guard;
+  Controller a, b;
+  a.command(0x60);
+  a.write(0x65);
+  a.write(0xff);    // the keyboard resets: two answers, one of them in the buffer
+  a.command(0xaa);  // the controller's own answer waits behind it
+  a.command(0x60);  // and it waits for a new command byte
+  REQUIRE(test::hand_over(*a.i8042, *b.i8042).has_value());
+  CHECK(b.irq.level(1));
+  CHECK(b.status() == a.status());
+  b.write(0x24);
+  CHECK(b.drain() == Bytes{0xfa, 0x55, 0xaa});
+  CHECK(b.command_byte() == 0x24);
+}
+
+TEST_CASE("I8042: a keyboard's argument may come after a load", "[i8042][saved]") {
+  BqlGuard guard;
+  Controller a, b;
+  a.write(0xf0);
+  REQUIRE(a.drain() == Bytes{0xfa});
+  REQUIRE(test::hand_over(*a.i8042, *b.i8042).has_value());
+  b.write(3);
+  CHECK(b.drain() == Bytes{0xfa});
+  b.write(0xf0);
+  b.write(0);
+  CHECK(b.drain() == Bytes{0xfa, 0xfa, 0x3f});  // set 3, translated
+}
+
+TEST_CASE("I8042: a state that it can not be in is refused", "[i8042][saved][sweep]") {
+  BqlGuard guard;
+  struct Row {
+    const char* field;
+    void (*spoil)(I8042State&);
+  };
+  Controller c;
+  for (const Row& row : {
+           Row{"output_latch", [](auto& s) { s.output_latch = 4; }},
+           Row{"waiting", [](auto& s) { s.waiting = 0xaa; }},
+           Row{"buffer", [](auto& s) { s.buffer = {{.source = 3}}; }},
+           Row{"buffer", [](auto& s) { s.buffer = {{.status = 1}}; }},
+           Row{"replies", [](auto& s) { s.replies = {{.source = 3}}; }},
+           Row{"keyboard.waiting", [](auto& s) { s.keyboard.waiting = 0xff; }},
+           Row{"keyboard.scancode_set", [](auto& s) { s.keyboard.scancode_set = 0; }},
+           Row{"keyboard.scancode_set", [](auto& s) { s.keyboard.scancode_set = 4; }},
+       }) {
+    auto state = test::state_of<I8042State>(*c.i8042);
+    CHECK(test::refusal(*c.i8042, state).empty());
+    row.spoil(state);
+    CAPTURE(row.field);
+    CHECK(test::refusal(*c.i8042, state)
+              .starts_with("i8042: field '" + std::string(row.field) + "'"));
+  }
+}
+
+TEST_CASE("Port92, cf9: the value goes on after a load, and no load resets", "[i8042][saved]") {
+  BqlGuard guard;
+  unsigned resets = 0;
+  const auto count = [&resets] { ++resets; };
+  const auto a = std::make_shared<Port92>("port92", count);
+  const auto b = std::make_shared<Port92>("port92", count);
+  const auto c = std::make_shared<ResetPortCf9>("cf9", count);
+  const auto d = std::make_shared<ResetPortCf9>("cf9", count);
+  a->io_write(0, 0x01, 1);
+  c->io_write(0, 0x06, 1);
+  REQUIRE(resets == 2);
+  REQUIRE(test::hand_over(*a, *b).has_value());
+  REQUIRE(test::hand_over(*c, *d).has_value());
+  CHECK(b->io_read(0, 1) == 0x01);
+  CHECK(d->io_read(0, 1) == 0x06);
+  b->io_write(0, 0x01, 1);  // high already
+  CHECK(resets == 2);
+  CHECK(test::refusal(*b, Port92State{.value = 4}) ==
+        "port92: field 'value': 0x4, has no bits but 0x3");
+  CHECK(test::refusal(*d, ResetPortCf9State{.value = 1}) ==
+        "cf9: field 'value': 0x1, has no bits but 0x6");
+}
+
+TEST_CASE("DebugConsole: what the peer has not taken is printed on the other side",
+          "[i8042][saved]") {
+  BqlGuard guard;
+  test::FakeChardev peer_a, peer_b;
+  const auto a = std::make_shared<DebugConsole>("debugcon");
+  const auto b = std::make_shared<DebugConsole>("debugcon");
+  a->set_backend(&peer_a);
+  b->set_backend(&peer_b);
+  MUST(a->realize());
+  MUST(b->realize());
+  peer_a.set_room(1);
+  for (const char c : {'a', 'b', 'c'}) a->io_write(0, static_cast<uint8_t>(c), 1);
+  REQUIRE(test::hand_over(*a, *b).has_value());
+  CHECK(peer_b.sent().empty());
+  b->resume_loaded();
+  CHECK(peer_b.sent() == "bc");
+  a->unrealize();
+  b->unrealize();
 }
