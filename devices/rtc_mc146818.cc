@@ -44,6 +44,12 @@ constexpr bool is_time(uint8_t index) {
          (index >= at(RtcReg::kWeekday) && index <= at(RtcReg::kYear));
 }
 
+/// Dates that the clock keeps, in seconds since 1970: 1833 to 2242. Nanoseconds in 64 bits end in
+/// 2262, and a date has to stay clear of that for as long as the host's clock drives it on.
+constexpr bool is_kept(int64_t date) {
+  return date >= -(int64_t{1} << 32) && date < int64_t{1} << 33;
+}
+
 int64_t floor_seconds(Nanoseconds t) { return std::chrono::floor<std::chrono::seconds>(t).count(); }
 
 /// Crystal ticks since the machine's clock was 0, without overflow.
@@ -178,7 +184,7 @@ void RtcMc146818::take_date() {
                      .year = memory_[at(RtcReg::kYear)],
                      .century = memory_[at(RtcReg::kCentury)]};
   const auto seconds = unix_from_rtc_time(time, notation());
-  if (!seconds) {
+  if (!seconds || !is_kept(*seconds)) {
     errors().report(GuestError::kBadValue, at(RtcReg::kSecond), 0);
     return;  // the clock goes on from where it was
   }

@@ -463,3 +463,21 @@ TEST_CASE("Rtc: reset clears enables and flags and keeps the date", "[rtc]") {
   CHECK(chip.in(RtcReg::kC) == 0);
   CHECK(chip.in(RtcReg::kSecond) == 0x10);
 }
+
+TEST_CASE("Rtc: a date beyond what nanoseconds count is reported, and the clock goes on",
+          "[rtc][sweep]") {
+  BqlGuard guard;
+  for (const unsigned year : {0U, 1800U, 2243U, 9999U}) {
+    Chip chip;
+    chip.out(RtcReg::kB, kBinary | k24);
+    const auto before = chip.date();
+    chip.set_date(year, 1, 1, 0, 0, 0);
+    CAPTURE(year);
+    CHECK(chip.date() == before);
+    CHECK(chip.rtc->guest_errors() > 0);
+  }
+  Chip chip;
+  chip.out(RtcReg::kB, kBinary | k24);
+  chip.set_date(2242, 1, 1, 0, 0, 0);
+  CHECK(chip.date() == std::vector<unsigned>{2242, 1, 1, 0, 0, 0});
+}
