@@ -31,6 +31,8 @@ enum class EventReg : uint8_t { kStatus = 0, kEnable = 1, kControl = 2 };
 enum class GpeReg : uint8_t { kStatus = 0, kEnable = 1 };
 
 constexpr int64_t kNsPerSecond = 1'000'000'000;
+// A hundred years; what a clock in nanoseconds counts to in ticks is three times that.
+constexpr uint64_t kMaxTimerTicks = uint64_t{100} * 366 * 86'400 * AcpiPmTimer::kHz;
 
 uint8_t byte_of(uint16_t word, uint64_t offset) {
   return static_cast<uint8_t>(word >> (offset % 2 * 8));
@@ -48,8 +50,20 @@ uint16_t with_byte(uint16_t word, uint64_t offset, uint8_t value) {
 // --- Timer ------------------------------------------------------------------------------------
 
 uint64_t AcpiPmTimer::ticks() const noexcept {
+  return clock_ticks() + offset_.load(std::memory_order_relaxed);
+}
+
+void AcpiPmTimer::go_on_from(uint64_t ticks) noexcept {
+  offset_.store(ticks - clock_ticks(), std::memory_order_relaxed);
+}
+
+uint64_t AcpiPmTimer::clock_ticks() const noexcept {
   const int64_t now = clock_.now().count();
   return static_cast<uint64_t>(now / kNsPerSecond * kHz + now % kNsPerSecond * kHz / kNsPerSecond);
+}
+
+Nanoseconds AcpiPmTimer::moment_of(uint64_t ticks) const noexcept {
+  return time_of_tick(ticks - offset_.load(std::memory_order_relaxed));
 }
 
 Nanoseconds AcpiPmTimer::time_of_tick(uint64_t ticks) noexcept {
@@ -71,7 +85,7 @@ void AcpiPmTimer::io_write(uint64_t offset, uint64_t value, unsigned) {
 
 AcpiPm::AcpiPm(std::string id, IrqLine sci, TimerList& timers, PmTimerWidth width,
                std::move_only_function<void()> power_off)
-    : Device(std::move(id)),
+    : SavedDevice(std::move(id)),
       sci_(sci),
       power_off_(std::move(power_off)),
       timer_handler_(timers.clock(), width, errors()),
@@ -223,10 +237,41 @@ void AcpiPm::update() {
   catch_up();
   sci_.set((status_ & enable_) != 0 || (gpe_status_ & gpe_enable_) != 0);
   if ((enable_ & kTimer) != 0 && (status_ & kTimer) == 0) {
-    wakeup_.arm_at(AcpiPmTimer::time_of_tick((seen_half_periods_ + 1) << timer_handler_.top_bit()));
+    wakeup_.arm_at(timer_handler_.moment_of((seen_half_periods_ + 1) << timer_handler_.top_bit()));
   } else {
     wakeup_.cancel();
   }
+}
+
+// --- Migration --------------------------------------------------------------------------------
+
+AcpiPmState AcpiPm::state() {
+  catch_up();
+  return {.status = status_,
+          .enable = enable_,
+          .control = control_,
+          .gpe_status = gpe_status_,
+          .gpe_enable = gpe_enable_,
+          .timer_ticks = timer_handler_.ticks()};
+}
+
+Result<void> AcpiPm::check_state(const AcpiPmState& state) const {
+  TRY(check_bits("status", state.status, kStatusBits));
+  TRY(check_bits("enable", state.enable, kEnableBits));
+  TRY(check_bits("control", state.control, kControlBits));
+  return check_at_most("timer_ticks", state.timer_ticks, kMaxTimerTicks);
+}
+
+// Enabling an event that was enabled before is no news: the listener is not called.
+void AcpiPm::set_state(const AcpiPmState& state) {
+  status_ = state.status;
+  enable_ = state.enable;
+  control_ = state.control;
+  gpe_status_ = state.gpe_status;
+  gpe_enable_ = state.gpe_enable;
+  timer_handler_.go_on_from(state.timer_ticks);
+  seen_half_periods_ = state.timer_ticks >> timer_handler_.top_bit();
+  update();
 }
 
 }  // namespace rhea::devices

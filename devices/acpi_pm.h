@@ -2,13 +2,14 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
 
-#include "devices/device.h"
 #include "devices/internal/device_timer.h"
 #include "devices/irq.h"
+#include "devices/saved_device.h"
 #include "memory/io_handler.h"
 #include "util/clock.h"
 #include "util/timer.h"
@@ -34,17 +35,47 @@ class AcpiPmTimer final : public memory::IoHandler {
   uint64_t io_read(uint64_t offset, unsigned size) override;
   void io_write(uint64_t offset, uint64_t value, unsigned size) override;
 
-  /// Ticks since the machine's clock was 0, not cut to the width.
+  /// Not cut to the width: since the machine's clock was 0, or, after a load, since it was 0 on the
+  /// machine where the guest started.
   uint64_t ticks() const noexcept;
+  /// Goes on from `ticks` here and now. No vCPU runs.
+  void go_on_from(uint64_t ticks) noexcept;
   /// The counter's highest bit; TMR_STS is set whenever it changes.
   unsigned top_bit() const noexcept { return static_cast<unsigned>(width_) - 1; }
   /// The first moment at which ticks() reaches `ticks`.
+  Nanoseconds moment_of(uint64_t ticks) const noexcept;
+  /// The same for a machine that began at 0.
   static Nanoseconds time_of_tick(uint64_t ticks) noexcept;
 
  private:
+  uint64_t clock_ticks() const noexcept;
+
   const Clock& clock_;
   const PmTimerWidth width_;
+  // Of ticks() to those of the clock. Relaxed: it changes while no vCPU runs, and what starts them
+  // again orders it.
+  std::atomic<uint64_t> offset_{0};
   GuestErrors& errors_;
+};
+
+struct AcpiPmState {
+  static constexpr std::string_view kKind = "acpi-pm";
+  static constexpr uint32_t kVersion = 1;
+  uint16_t status = 0;
+  uint16_t enable = 0;
+  uint16_t control = 0;
+  uint16_t gpe_status = 0;
+  uint16_t gpe_enable = 0;
+  uint64_t timer_ticks = 0;  // not cut to the counter's width
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("status", s.status);
+    v.field("enable", s.enable);
+    v.field("control", s.control);
+    v.field("gpe_status", s.gpe_status);
+    v.field("gpe_enable", s.gpe_enable);
+    v.field("timer_ticks", s.timer_ticks);
+  }
 };
 
 /// The register blocks, all feeding one level-triggered SCI. The machine is always in ACPI mode:
@@ -52,7 +83,7 @@ class AcpiPmTimer final : public memory::IoHandler {
 ///
 /// Thread: BQL, but for the timer's port. Errors: sleep types other than S5's are reported and
 /// wake at once.
-class AcpiPm final : public Device {
+class AcpiPm final : public SavedDevice<AcpiPmState> {
  public:
   static constexpr uint64_t kEventsSize = 6;  ///< PM1_STS, PM1_EN, PM1_CNT, a word each
   static constexpr uint64_t kGpeSize = 4;     ///< GPE0_STS, GPE0_EN, a word each
@@ -98,6 +129,9 @@ class AcpiPm final : public Device {
 
   Result<void> do_realize() override REQUIRES(bql);
   void do_unrealize() override REQUIRES(bql);
+  AcpiPmState state() override REQUIRES(bql);
+  Result<void> check_state(const AcpiPmState& state) const override REQUIRES(bql);
+  void set_state(const AcpiPmState& state) override REQUIRES(bql);
 
   uint8_t read_event_byte(uint64_t offset) REQUIRES(bql);
   void write_event_byte(uint64_t offset, uint8_t value) REQUIRES(bql);

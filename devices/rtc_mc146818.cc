@@ -35,6 +35,7 @@ constexpr uint8_t kNmiMask = 0x80;  // index port bit 7: the NMI gate of a PC, n
 
 constexpr int64_t kNsPerSecond = 1'000'000'000;
 constexpr int64_t kCrystalHz = 32'768;
+constexpr uint64_t kSlowestPeriod = uint64_t{1} << 14;  // crystal ticks, at rate 15
 // UIP rises this long before an update, so that who sees it low has the time to read all.
 constexpr Nanoseconds kUpdateWarning = std::chrono::microseconds(244);
 
@@ -70,7 +71,7 @@ Nanoseconds time_of_tick(uint64_t ticks) {
 }  // namespace
 
 RtcMc146818::RtcMc146818(std::string id, IrqLine irq, const Clock& utc, TimerList& timers)
-    : Device(std::move(id)),
+    : SavedDevice(std::move(id)),
       irq_(irq),
       utc_(utc),
       machine_clock_(timers.clock()),
@@ -262,9 +263,14 @@ uint64_t RtcMc146818::periodic_ticks() const {
   return uint64_t{1} << (rate <= 2 ? rate + 6 : rate - 1);
 }
 
+/// Crystal ticks so far; what a guest was started with elsewhere counts, as far as it matters.
+uint64_t RtcMc146818::divider() const {
+  return crystal_ticks(machine_clock_.now()) + divider_offset_;
+}
+
 uint64_t RtcMc146818::periodic_count() const {
   const uint64_t period = periodic_ticks();
-  return period == 0 ? 0 : crystal_ticks(machine_clock_.now()) / period;
+  return period == 0 ? 0 : divider() / period;
 }
 
 /// Sets the flags that have come due since the last look.
@@ -305,7 +311,7 @@ std::optional<Nanoseconds> RtcMc146818::next_event() const {
   std::optional<Nanoseconds> next;
   const auto consider = [&next](Nanoseconds t) { next = next ? std::min(*next, t) : t; };
   if ((enabled & kBPeriodic) != 0 && periodic_ticks() != 0) {
-    consider(time_of_tick((seen_period_ + 1) * periodic_ticks()));
+    consider(time_of_tick((seen_period_ + 1) * periodic_ticks() - divider_offset_));
   }
   if (!updating()) return next;
   const Nanoseconds date_to_machine = machine_clock_.now() - date();
@@ -320,6 +326,51 @@ std::optional<Nanoseconds> RtcMc146818::next_event() const {
     if (const auto match = next_alarm(alarm, seen_second_)) consider_second(*match);
   }
   return next;
+}
+
+// --- Migration --------------------------------------------------------------------------------
+
+RtcMc146818State RtcMc146818::state() {
+  catch_up();
+  return {.index = index_,
+          .memory = memory_,
+          .offset_ns = offset_.count(),
+          .weekday_offset = static_cast<uint8_t>(weekday_offset_),
+          .seen_second = seen_second_,
+          .divider = static_cast<uint16_t>(divider() % kSlowestPeriod)};
+}
+
+Result<void> RtcMc146818::check_state(const RtcMc146818State& state) const {
+  TRY(check_at_most("index", state.index, kMemoryBytes - 1));
+  const auto bits = [&state](RtcReg reg, uint64_t allowed) -> Result<void> {
+    return check_bits("memory", state.memory[at(reg)], allowed);
+  };
+  TRY(bits(RtcReg::kA, kADividerBits | kARateBits));
+  if ((state.memory[at(RtcReg::kB)] & kBSet) != 0) TRY(bits(RtcReg::kB, 0xff & ~kBUpdateEnded));
+  TRY(bits(RtcReg::kC, kBInterrupts));
+  TRY(bits(RtcReg::kD, 0));
+  int64_t date = 0;
+  if (__builtin_add_overflow(utc_.now().count(), state.offset_ns, &date) ||
+      !is_kept(floor_seconds(Nanoseconds(date)))) {
+    return bad_state("offset_ns", "{} leads to no date that is kept", state.offset_ns);
+  }
+  TRY(check_at_most("weekday_offset", state.weekday_offset, 6));
+  if (!is_kept(state.seen_second)) {
+    return bad_state("seen_second", "{} is no date that is kept", state.seen_second);
+  }
+  return check_at_most("divider", state.divider, kSlowestPeriod - 1);
+}
+
+// Seconds that passed on the way raise their flags here: the date follows the host's.
+void RtcMc146818::set_state(const RtcMc146818State& state) {
+  index_ = state.index;
+  memory_ = state.memory;
+  offset_ = Nanoseconds(state.offset_ns);
+  weekday_offset_ = state.weekday_offset;
+  seen_second_ = state.seen_second;
+  divider_offset_ = (state.divider - crystal_ticks(machine_clock_.now())) % kSlowestPeriod;
+  seen_period_ = periodic_count();
+  update();
 }
 
 }  // namespace rhea::devices

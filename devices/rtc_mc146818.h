@@ -6,10 +6,10 @@
 #include <optional>
 #include <string>
 
-#include "devices/device.h"
 #include "devices/internal/device_timer.h"
 #include "devices/irq.h"
 #include "devices/rtc_calendar.h"
+#include "devices/saved_device.h"
 #include "memory/io_handler.h"
 #include "util/clock.h"
 #include "util/timer.h"
@@ -35,6 +35,26 @@ enum class RtcReg : uint8_t {
   kCentury = 0x32,  ///< not the chip's: where the FADT says that a PC keeps it
 };
 
+struct RtcMc146818State {
+  static constexpr std::string_view kKind = "mc146818";
+  static constexpr uint32_t kVersion = 1;
+  uint8_t index = 0;
+  std::array<uint8_t, 128> memory{};
+  int64_t offset_ns = 0;       // of the guest's date to UTC
+  uint8_t weekday_offset = 0;  // of the guest's weekday to its date
+  int64_t seen_second = 0;     // flags are worked out up to this date
+  uint16_t divider = 0;        // crystal ticks, as far as they matter to the slowest interrupt
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("index", s.index);
+    v.field("memory", s.memory);
+    v.field("offset_ns", s.offset_ns);
+    v.field("weekday_offset", s.weekday_offset);
+    v.field("seen_second", s.seen_second);
+    v.field("divider", s.divider);
+  }
+};
+
 /// The clock.
 ///
 /// Two times meet here. The date is host UTC plus an offset that the guest moves by setting the
@@ -45,7 +65,7 @@ enum class RtcReg : uint8_t {
 ///
 /// Thread: BQL. Errors: a date that does not exist is reported, and the clock goes on from where
 /// it was; daylight saving (B.DSE) is stored and has no effect, as on PC chipsets.
-class RtcMc146818 final : public Device, public memory::IoHandler {
+class RtcMc146818 final : public SavedDevice<RtcMc146818State>, public memory::IoHandler {
  public:
   static constexpr uint64_t kIoSize = 2;
   static constexpr size_t kMemoryBytes = 128;
@@ -68,6 +88,10 @@ class RtcMc146818 final : public Device, public memory::IoHandler {
   Result<void> do_realize() override REQUIRES(bql);
   void do_unrealize() override REQUIRES(bql);
 
+  RtcMc146818State state() override REQUIRES(bql);
+  Result<void> check_state(const RtcMc146818State& state) const override REQUIRES(bql);
+  void set_state(const RtcMc146818State& state) override REQUIRES(bql);
+
   uint8_t read_register(uint8_t index) REQUIRES(bql);
   void write_register(uint8_t index, uint8_t value) REQUIRES(bql);
   uint8_t read_a() REQUIRES(bql);
@@ -83,6 +107,7 @@ class RtcMc146818 final : public Device, public memory::IoHandler {
   void show_date() REQUIRES(bql);
   void take_date() REQUIRES(bql);
   void restart_divider() REQUIRES(bql);
+  uint64_t divider() const REQUIRES(bql);
   uint64_t periodic_ticks() const REQUIRES(bql);
   uint64_t periodic_count() const REQUIRES(bql);
 
@@ -102,6 +127,7 @@ class RtcMc146818 final : public Device, public memory::IoHandler {
   unsigned weekday_offset_ GUARDED_BY(bql) = 0;  // the weekday counts apart from the date
   int64_t seen_second_ GUARDED_BY(bql) = 0;      // flags are worked out up to this second
   uint64_t seen_period_ GUARDED_BY(bql) = 0;     // and up to this period
+  uint64_t divider_offset_ GUARDED_BY(bql) = 0;  // crystal ticks before the machine's clock was 0
   internal::DeviceTimer timer_;                  // last: its callback uses all of the above
 };
 

@@ -3,11 +3,13 @@
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "tests/support/fake_irq.h"
 #include "tests/support/manual_clock.h"
 #include "tests/support/watchdog.h"
+#include "tests/unit/devices/saved_device_fixture.h"
 #include "util/thread.h"
 
 using namespace rhea;
@@ -325,5 +327,84 @@ TEST_CASE("Pm: an unrealized block lets go of its wires and powers nothing off",
     other->events_handler().io_write(kCnt, 0x2000, 2);
     CHECK(offs == 0);
     CHECK_FALSE(irq.level(kSci));
+  }
+}
+
+// --- Migration --------------------------------------------------------------------------------
+
+TEST_CASE("Pm: the timer goes on where it was, whether the other clock is behind or ahead",
+          "[pm][saved]") {
+  BqlGuard guard;
+  for (const Nanoseconds other : {Nanoseconds(0), Nanoseconds(1h)}) {
+    Pm a, b;
+    a.clock.set(10min);
+    b.clock.set(other);
+    const uint64_t before = a.timer();
+    REQUIRE(test::hand_over(*a.pm, *b.pm).has_value());
+    CHECK(b.timer() == before);
+    b.clock.advance(1s);
+    const uint64_t passed = b.timer() - before;
+    CHECK(passed >= 3'579'545 - 1);
+    CHECK(passed <= 3'579'545 + 1);
+  }
+}
+
+TEST_CASE("Pm: the timer's next carry interrupts when it would have", "[pm][saved]") {
+  BqlGuard guard;
+  Pm a(PmTimerWidth::k24Bits), b(PmTimerWidth::k24Bits);
+  // The top of 24 bits changes every 2^23 ticks: 2.343 s.
+  a.pass(2s);
+  a.out(kEn, 1);
+  b.clock.set(7h);
+  REQUIRE(test::hand_over(*a.pm, *b.pm).has_value());
+  CHECK_FALSE(b.sci());
+  b.pass(343ms);
+  CHECK_FALSE(b.sci());
+  b.pass(1ms);
+  CHECK(b.sci());
+  CHECK(b.in(kSts) == 1);
+}
+
+TEST_CASE("Pm: pending events raise the SCI after a load, and the listener hears nothing",
+          "[pm][saved]") {
+  BqlGuard guard;
+  Pm a, b;
+  unsigned listens = 0;
+  b.pm->set_gpe_listener(1, [&listens] { ++listens; });
+  a.gpe_out(kGpeEn, 1 << 1);
+  a.pm->raise_gpe(1);
+  a.out(kEn, 1 << 8);
+  a.out(kCnt, 5 << 10);
+  REQUIRE(test::hand_over(*a.pm, *b.pm).has_value());
+  CHECK(b.sci());
+  CHECK(b.gpe_in(kGpeSts) == 1 << 1);
+  CHECK(b.gpe_in(kGpeEn) == 1 << 1);
+  CHECK(b.in(kCnt) == (5 << 10 | 1));
+  CHECK(listens == 0);
+  b.gpe_out(kGpeSts, 1 << 1);
+  CHECK_FALSE(b.sci());
+  b.pm->power_button();
+  CHECK(b.sci());
+  CHECK(b.power_offs == 0);
+}
+
+TEST_CASE("Pm: a state that the registers can not have is refused", "[pm][saved][sweep]") {
+  BqlGuard guard;
+  struct Row {
+    const char* field;
+    void (*spoil)(AcpiPmState&);
+  };
+  Pm pm;
+  for (const Row& row : {
+           Row{"status", [](auto& s) { s.status = 1 << 1; }},
+           Row{"enable", [](auto& s) { s.enable = 1 << 4; }},
+           Row{"control", [](auto& s) { s.control = 1 << 13; }},
+           Row{"timer_ticks", [](auto& s) { s.timer_ticks = uint64_t{1} << 63; }},
+       }) {
+    auto state = test::state_of<AcpiPmState>(*pm.pm);
+    CHECK(test::refusal(*pm.pm, state).empty());
+    row.spoil(state);
+    CAPTURE(row.field);
+    CHECK(test::refusal(*pm.pm, state).starts_with("pm: field '" + std::string(row.field) + "'"));
   }
 }
