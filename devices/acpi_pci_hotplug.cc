@@ -20,7 +20,9 @@ constexpr uint32_t bit_of(unsigned slot) { return uint32_t{1} << slot; }
 }  // namespace
 
 AcpiPciHotplug::AcpiPciHotplug(std::string id, std::move_only_function<void()> event)
-    : Device(std::move(id)), event_(std::move(event)), io_(this->id(), kSize, *this, kAccess) {}
+    : SavedDevice(std::move(id)),
+      event_(std::move(event)),
+      io_(this->id(), kSize, *this, kAccess) {}
 
 Result<void> AcpiPciHotplug::do_realize() {
   own(io_);
@@ -57,6 +59,24 @@ void AcpiPciHotplug::event_enabled() {
 void AcpiPciHotplug::reset() {
   up_ = down_ = asked_ = bus_ = 0;
   taken_ = {};
+  held_ = {};
+}
+
+void AcpiPciHotplug::eject(Eject now) {
+  if (!holding_) {
+    if (eject_) eject_(now);
+    return;
+  }
+  // A slot's ejects are late only if all of them are.
+  const uint32_t in_time = (held_.slots & ~held_.late) | (now.slots & ~now.late);
+  held_.slots |= now.slots;
+  held_.late = held_.slots & ~in_time;
+}
+
+void AcpiPciHotplug::release_ejects() {
+  holding_ = false;
+  const Eject held = std::exchange(held_, {});
+  if (held.slots != 0) eject(held);
 }
 
 void AcpiPciHotplug::raise() {
@@ -73,7 +93,7 @@ uint32_t AcpiPciHotplug::take_asked() {
 uint32_t AcpiPciHotplug::count_answers(uint32_t slots) {
   uint32_t late = 0;
   for (unsigned slot = 0; slot < taken_.size(); ++slot) {
-    Taken& taken = taken_[slot];
+    auto& taken = taken_[slot];
     if ((slots & bit_of(slot)) == 0 || taken.all == 0) continue;
     --taken.all;
     if (taken.earlier == 0) continue;
@@ -83,7 +103,7 @@ uint32_t AcpiPciHotplug::count_answers(uint32_t slots) {
   return late;
 }
 
-uint32_t AcpiPciHotplug::load(uint64_t offset) {
+uint32_t AcpiPciHotplug::read_register(uint64_t offset) {
   const Reg reg{static_cast<uint8_t>(offset)};
   if (reg == Reg::kBus) return bus_;
   if (bus_ != 0) return 0;
@@ -106,7 +126,7 @@ uint32_t AcpiPciHotplug::load(uint64_t offset) {
 
 uint64_t AcpiPciHotplug::io_read(uint64_t offset, unsigned) {
   bql.assert_held();
-  const uint32_t value = load(offset);
+  const uint32_t value = read_register(offset);
   RHEA_TRACE(kDevices, "pci_hotplug_read offset={:#x} value={:#x}", offset, value);
   return value;
 }
@@ -124,7 +144,7 @@ void AcpiPciHotplug::io_write(uint64_t offset, uint64_t value, unsigned) {
         return errors().report(GuestError::kBadValue, offset, value);
       }
       const uint32_t late = count_answers(slots);
-      if (slots != 0 && eject_) eject_({.slots = slots, .late = late});
+      if (slots != 0) eject({.slots = slots, .late = late});
       return;
     }
     case Reg::kAcpiIndex:
@@ -135,6 +155,41 @@ void AcpiPciHotplug::io_write(uint64_t offset, uint64_t value, unsigned) {
     case Reg::kRemovable:
       return errors().report(GuestError::kReadOnly, offset, value);
   }
+}
+
+AcpiPciHotplugState AcpiPciHotplug::state() {
+  return {.up = up_,
+          .down = down_,
+          .asked = asked_,
+          .bus = bus_,
+          .taken = taken_,
+          .held_slots = held_.slots,
+          .held_late = held_.late};
+}
+
+Result<void> AcpiPciHotplug::check_state(const AcpiPciHotplugState& state) const {
+  TRY(check_bits("up", state.up, kRemovable));
+  TRY(check_bits("down", state.down, kRemovable));
+  TRY(check_bits("asked", state.asked, state.down));
+  for (unsigned slot = 0; slot < state.taken.size(); ++slot) {
+    const auto& [all, earlier] = state.taken[slot];
+    if (earlier > all || (all > 0 && (kRemovable >> slot & 1) == 0)) {
+      return bad_state("taken", "slot {}: {} requests, {} of them earlier", slot, all, earlier);
+    }
+  }
+  TRY(check_bits("held_slots", state.held_slots, kRemovable));
+  return check_bits("held_late", state.held_late, state.held_slots);
+}
+
+// The event that tells the guest to look is the power management's, and travels with it.
+void AcpiPciHotplug::set_state(const AcpiPciHotplugState& state) {
+  up_ = state.up;
+  down_ = state.down;
+  asked_ = state.asked;
+  bus_ = state.bus;
+  taken_ = state.taken;
+  holding_ = true;  // until the machine runs
+  held_ = {.slots = state.held_slots, .late = state.held_late};
 }
 
 }  // namespace rhea::devices

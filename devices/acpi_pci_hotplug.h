@@ -7,10 +7,45 @@
 #include <string>
 #include <utility>
 
-#include "devices/device.h"
+#include "devices/saved_device.h"
 #include "memory/io_handler.h"
 
 namespace rhea::devices {
+
+struct AcpiPciHotplugState {
+  static constexpr std::string_view kKind = "acpi-pci-hotplug";
+  static constexpr uint32_t kVersion = 1;
+
+  /// Of one slot: requests that the guest has taken and not answered, and how many of them are for
+  /// an earlier device.
+  struct Taken {
+    uint32_t all = 0;
+    uint32_t earlier = 0;
+    template <class Visitor, class Self>
+    static void describe(Visitor& v, Self& s) {
+      v.field("all", s.all);
+      v.field("earlier", s.earlier);
+    }
+  };
+
+  uint32_t up = 0;
+  uint32_t down = 0;
+  uint32_t asked = 0;
+  uint32_t bus = 0;
+  std::array<Taken, 32> taken{};
+  uint32_t held_slots = 0;  // ejects that nobody was told of
+  uint32_t held_late = 0;
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("up", s.up);
+    v.field("down", s.down);
+    v.field("asked", s.asked);
+    v.field("bus", s.bus);
+    v.field("taken", s.taken);
+    v.field("held_slots", s.held_slots);
+    v.field("held_late", s.held_late);
+  }
+};
 
 /// The registers that the DSDT's methods use: QEMU's of the bridge-less kind and one more, all 32
 /// bits wide, in which bit n is slot n of bus 0.
@@ -34,7 +69,7 @@ namespace rhea::devices {
 /// it is passed to only latches it.
 ///
 /// Thread: BQL.
-class AcpiPciHotplug final : public Device, public memory::IoHandler {
+class AcpiPciHotplug final : public SavedDevice<AcpiPciHotplugState>, public memory::IoHandler {
  public:
   static constexpr uint64_t kSize = 0x1c;
   /// Of the general-purpose event that tells the guest to look; its method is _E01.
@@ -59,6 +94,10 @@ class AcpiPciHotplug final : public Device, public memory::IoHandler {
   void set_eject(std::move_only_function<void(const Eject&)> eject) REQUIRES(bql) {
     eject_ = std::move(eject);
   }
+  /// Ejects are kept from here on, and travel with a guest that is moved; release_ejects() tells of
+  /// them.
+  void hold_ejects() REQUIRES(bql) { holding_ = true; }
+  void release_ejects() REQUIRES(bql);
   /// A slot got a device.
   void device_came(unsigned slot) REQUIRES(bql);
   /// Whether the guest has not looked since.
@@ -72,6 +111,7 @@ class AcpiPciHotplug final : public Device, public memory::IoHandler {
 
   /// The guest finds what is in the slots by itself.
   void reset() override REQUIRES(bql);
+  void resume_loaded() override REQUIRES(bql) { release_ejects(); }
 
   uint64_t io_read(uint64_t offset, unsigned size) override;
   void io_write(uint64_t offset, uint64_t value, unsigned size) override;
@@ -79,25 +119,25 @@ class AcpiPciHotplug final : public Device, public memory::IoHandler {
  private:
   Result<void> do_realize() override REQUIRES(bql);
   void do_unrealize() override REQUIRES(bql);
-  uint32_t load(uint64_t offset) REQUIRES(bql);
+  AcpiPciHotplugState state() override REQUIRES(bql);
+  Result<void> check_state(const AcpiPciHotplugState& state) const override REQUIRES(bql);
+  void set_state(const AcpiPciHotplugState& state) override REQUIRES(bql);
+  uint32_t read_register(uint64_t offset) REQUIRES(bql);
   uint32_t take_asked() REQUIRES(bql);
   uint32_t count_answers(uint32_t slots) REQUIRES(bql);
+  void eject(Eject now) REQUIRES(bql);
   void raise() REQUIRES(bql);
 
   std::move_only_function<void()> event_ GUARDED_BY(bql);
   std::move_only_function<void(const Eject&)> eject_ GUARDED_BY(bql);
   memory::MemoryRegion io_;
+  bool holding_ GUARDED_BY(bql) = false;
+  Eject held_ GUARDED_BY(bql);
   uint32_t up_ GUARDED_BY(bql) = 0;
   uint32_t down_ GUARDED_BY(bql) = 0;
   uint32_t asked_ GUARDED_BY(bql) = 0;  // of `down_`, what the guest has not seen
   uint32_t bus_ GUARDED_BY(bql) = 0;
-  /// Of one slot: requests that the guest has taken and not answered, and how many of them are for
-  /// an earlier device.
-  struct Taken {
-    unsigned all = 0;
-    unsigned earlier = 0;
-  };
-  std::array<Taken, 32> taken_ GUARDED_BY(bql){};
+  std::array<AcpiPciHotplugState::Taken, 32> taken_ GUARDED_BY(bql){};
 };
 
 }  // namespace rhea::devices

@@ -3,9 +3,11 @@
 #include <catch2/catch.hpp>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "memory/address_space.h"
+#include "tests/unit/devices/saved_device_fixture.h"
 #include "util/bql.h"
 #include "util/rcu.h"
 
@@ -177,4 +179,115 @@ TEST_CASE("AcpiPciHotplug: other widths than 32 bits are refused", "[hotplug]") 
   f.store(kEject, 1U << 3, 2);
   CHECK(f.ejected.empty());
   CHECK(f.load(kUp) == 1U << 3);
+}
+
+// --- Migration --------------------------------------------------------------------------------
+
+namespace {
+
+/// Registers without an address space.
+struct Bare {
+  // Unchecked: its test holds the BQL.
+  Bare() NO_THREAD_SAFETY_ANALYSIS {
+    MUST(registers->realize());
+    registers->set_eject([this](const AcpiPciHotplug::Eject& e) { ejects.push_back(e); });
+  }
+  // Unchecked: likewise.
+  ~Bare() NO_THREAD_SAFETY_ANALYSIS { registers->unrealize(); }
+  uint64_t load(uint64_t at) { return registers->io_read(at, 4); }
+  void store(uint64_t at, uint64_t value) { registers->io_write(at, value, 4); }
+  std::vector<AcpiPciHotplug::Eject> ejects;
+  std::shared_ptr<AcpiPciHotplug> registers = std::make_shared<AcpiPciHotplug>("hotplug", [] {});
+};
+
+}  // namespace
+
+TEST_CASE("AcpiPciHotplug: what the guest has to hear it hears after a load", "[hotplug][saved]") {
+  BqlGuard guard;
+  Bare a, b;
+  a.registers->device_came(5);
+  a.registers->ask_for(7);
+  REQUIRE(a.load(kAsked) == 1U << 7);
+  a.registers->ask_for(9);
+  REQUIRE(test::hand_over(*a.registers, *b.registers).has_value());
+  CHECK(b.load(kUp) == 1U << 5);
+  CHECK(b.load(kDown) == (1U << 7 | 1U << 9));
+  CHECK(b.load(kAsked) == 1U << 9);
+}
+
+TEST_CASE("AcpiPciHotplug: an eject that is held travels, and is told when the machine runs",
+          "[hotplug][saved]") {
+  BqlGuard guard;
+  Bare a, b;
+  a.registers->hold_ejects();
+  a.store(kEject, 1U << 7);
+  CHECK(a.ejects.empty());
+  REQUIRE(test::hand_over(*a.registers, *b.registers).has_value());
+  CHECK(b.ejects.empty());
+  b.registers->resume_loaded();
+  REQUIRE(b.ejects.size() == 1);
+  CHECK(b.ejects[0].slots == 1U << 7);
+  b.store(kEject, 1U << 8);  // told at once again
+  CHECK(b.ejects.size() == 2);
+  // The hand-over failed: the source tells of it instead.
+  a.registers->release_ejects();
+  REQUIRE(a.ejects.size() == 1);
+  a.registers->release_ejects();
+  CHECK(a.ejects.size() == 1);
+}
+
+TEST_CASE("AcpiPciHotplug: a late answer stays late, held or moved, unless another is in time",
+          "[hotplug][saved]") {
+  BqlGuard guard;
+  Bare a, b;
+  for (const unsigned slot : {7U, 8U}) {
+    a.registers->ask_for(slot);
+    (void)a.load(kAsked);
+    a.registers->device_came(slot);  // the guest still has a request for the one before
+  }
+  REQUIRE(test::hand_over(*a.registers, *b.registers).has_value());
+  b.registers->hold_ejects();
+  b.store(kEject, 1U << 7);
+  b.store(kEject, 1U << 8);
+  b.store(kEject, 1U << 8);
+  b.registers->release_ejects();
+  REQUIRE(b.ejects.size() == 1);
+  CHECK(b.ejects[0].slots == (1U << 7 | 1U << 8));
+  CHECK(b.ejects[0].late == 1U << 7);
+}
+
+TEST_CASE("AcpiPciHotplug: a reset forgets what the guest before it ejected", "[hotplug][saved]") {
+  BqlGuard guard;
+  Bare a;
+  a.registers->hold_ejects();
+  a.store(kEject, 1U << 7);
+  a.registers->reset();
+  a.registers->release_ejects();
+  CHECK(a.ejects.empty());
+}
+
+TEST_CASE("AcpiPciHotplug: a state that the registers can not have is refused",
+          "[hotplug][saved][sweep]") {
+  BqlGuard guard;
+  struct Row {
+    const char* field;
+    void (*spoil)(AcpiPciHotplugState&);
+  };
+  Bare bare;
+  for (const Row& row : {
+           Row{"up", [](auto& s) { s.up = 1; }},
+           Row{"down", [](auto& s) { s.down = 2; }},
+           Row{"asked", [](auto& s) { s.asked = 4; }},
+           Row{"taken", [](auto& s) { s.taken[5] = {.all = 1, .earlier = 2}; }},
+           Row{"taken", [](auto& s) { s.taken[1] = {.all = 1, .earlier = 0}; }},
+           Row{"held_slots", [](auto& s) { s.held_slots = 2; }},
+           Row{"held_late", [](auto& s) { s.held_late = 4; }},
+       }) {
+    auto state = test::state_of<AcpiPciHotplugState>(*bare.registers);
+    CHECK(test::refusal(*bare.registers, state).empty());
+    row.spoil(state);
+    CAPTURE(row.field);
+    CHECK(test::refusal(*bare.registers, state)
+              .starts_with("hotplug: field '" + std::string(row.field) + "'"));
+  }
 }
