@@ -106,13 +106,15 @@ uint32_t Msix::read_table(uint64_t offset) const {
   return 0;
 }
 
+bool Msix::is_pending(Entry& entry) {
+  return !entry.connected && entry.vector != nullptr && entry.vector->pending();
+}
+
 uint32_t Msix::read_pending(uint64_t offset) {
   const uint64_t first = (offset - pending_offset_) * 8;
   uint32_t bits = 0;
   for (uint64_t i = first; i < first + 32 && i < entries_.size(); ++i) {
-    Entry& entry = entries_[i];
-    const bool pending = !entry.connected && entry.vector != nullptr && entry.vector->pending();
-    if (pending) bits |= uint32_t{1} << (i - first);
+    if (is_pending(entries_[i])) bits |= uint32_t{1} << (i - first);
   }
   return bits;
 }
@@ -145,6 +147,45 @@ void Msix::io_write(uint64_t offset, uint64_t value, unsigned) {
       break;
   }
   update(entry);
+}
+
+// --- Migration --------------------------------------------------------------------------------
+
+MsixState Msix::state() {
+  MsixState state;
+  for (Entry& entry : entries_) {
+    state.entries.push_back({.address = uint64_t{entry.address_high} << 32 | entry.address_low,
+                             .data = entry.data,
+                             .masked = (entry.control & kVectorMasked) != 0,
+                             .pending = is_pending(entry)});
+  }
+  return state;
+}
+
+Result<void> Msix::check_state(const MsixState& state) const {
+  if (state.entries.size() != entries_.size()) {
+    return fail(ErrorKind::kCorrupt, "field 'entries': {} vectors, expected {}",
+                state.entries.size(), entries_.size());
+  }
+  for (const auto& entry : state.entries) {
+    if (entry.address % 4 == 0) continue;
+    return fail(ErrorKind::kCorrupt, "field 'entries': a message to {:#x}", entry.address);
+  }
+  return ok();
+}
+
+void Msix::set_state(const MsixState& state, const PciConfig& config) {
+  reset();
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const MsixState::Entry& from = state.entries[i];
+    Entry& to = entries_[i];
+    to.address_low = static_cast<uint32_t>(from.address);
+    to.address_high = static_cast<uint32_t>(from.address >> 32);
+    to.data = from.data;
+    to.control = from.masked ? kVectorMasked : 0;
+    if (from.pending && to.vector != nullptr) to.vector->signal();
+  }
+  config_written(config);
 }
 
 }  // namespace rhea::devices

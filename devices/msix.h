@@ -15,6 +15,28 @@
 
 namespace rhea::devices {
 
+struct MsixState {
+  static constexpr size_t kMaxVectors = 2048;
+  struct Entry {
+    uint64_t address = 0;
+    uint32_t data = 0;
+    bool masked = true;
+    bool pending = false;  // signalled while it could not be delivered
+    template <class Visitor, class Self>
+    static void describe(Visitor& v, Self& s) {
+      v.field("address", s.address);
+      v.field("data", s.data);
+      v.field("masked", s.masked);
+      v.field("pending", s.pending);
+    }
+  };
+  std::vector<Entry> entries;
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("entries", s.entries, kMaxVectors);
+  }
+};
+
 /// The vectors of one function.
 ///
 /// A vector is connected while MSI-X is on, the function is not masked and the vector is not: from
@@ -27,7 +49,7 @@ namespace rhea::devices {
 class Msix final : public memory::IoHandler {
  public:
   static constexpr uint8_t kCapabilityId = 0x11;
-  static constexpr unsigned kMaxVectors = 2048;
+  static constexpr unsigned kMaxVectors = MsixState::kMaxVectors;
   static constexpr memory::IoAccess kAccess{
       .min_size = 4, .max_size = 8, .impl_min = 4, .impl_max = 4, .unaligned = false};
 
@@ -51,6 +73,12 @@ class Msix final : public memory::IoHandler {
   void config_written(const PciConfig& config) REQUIRES(bql);
   void reset() REQUIRES(bql);
 
+  // Migration. Whether it is on and masked stands in the function's configuration space.
+  MsixState state() REQUIRES(bql);
+  Result<void> check_state(const MsixState& state) const REQUIRES(bql);
+  /// `config` holds its new bytes already. What was pending and is not masked is delivered.
+  void set_state(const MsixState& state, const PciConfig& config) REQUIRES(bql);
+
   uint64_t io_read(uint64_t offset, unsigned size) override;
   void io_write(uint64_t offset, uint64_t value, unsigned size) override;
 
@@ -62,6 +90,7 @@ class Msix final : public memory::IoHandler {
   };
   uint32_t read_table(uint64_t offset) const REQUIRES(bql);
   uint32_t read_pending(uint64_t offset) REQUIRES(bql);
+  static bool is_pending(Entry& entry) REQUIRES(bql);
   void update(Entry& entry) REQUIRES(bql);
 
   GuestErrors& errors_;

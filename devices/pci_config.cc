@@ -167,4 +167,15 @@ std::optional<uint64_t> PciConfig::bar_address(unsigned index) const {
   return address;
 }
 
+Result<void> PciConfig::check(const Bytes& bytes) const {
+  for (size_t i = 0; i < kBytes; ++i) {
+    auto variable = static_cast<uint8_t>(writable_[i] | clearable_[i]);
+    if (i == at(PciReg::kStatus)) variable |= static_cast<uint8_t>(kStatusInterrupt);
+    if (((bytes[i] ^ value_[i]) & ~variable) == 0) continue;
+    return fail(ErrorKind::kCorrupt, "byte {:#04x} is {:#04x}, ours is {:#04x}", i, bytes[i],
+                value_[i]);
+  }
+  return ok();
+}
+
 }  // namespace rhea::devices

@@ -6,6 +6,8 @@
 #include <optional>
 #include <span>
 
+#include "util/error.h"
+
 namespace rhea::devices {
 
 /// The common header, type 0. [PCI-3.0 6.1]
@@ -92,6 +94,15 @@ class PciConfig {
   std::optional<uint64_t> bar_address(unsigned index) const;
   std::optional<BarKind> bar_kind(unsigned index) const;
 
+  // Migration.
+  using Bytes = std::array<uint8_t, kBytes>;
+  const Bytes& bytes() const noexcept { return value_; }
+  /// Whether a guest and its function could have come to these bytes: they differ from ours where
+  /// a store can change them or the interrupt status stands, and nowhere else.
+  /// Errors: kCorrupt, naming the first byte.
+  Result<void> check(const Bytes& bytes) const;
+  void set_bytes(const Bytes& bytes) noexcept { value_ = bytes; }
+
   static constexpr uint16_t kStatusInterrupt = 1 << 3;  ///< [PCI-3.0 6.2.3]
 
  private:
@@ -99,8 +110,6 @@ class PciConfig {
     BarKind kind;
     uint64_t size_bytes;
   };
-  using Bytes = std::array<uint8_t, kBytes>;
-
   Bytes value_{};
   Bytes reset_{};
   Bytes writable_{};

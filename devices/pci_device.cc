@@ -114,4 +114,23 @@ void PciDevice::update_intx() {
   bus_->set_intx(slot_, interrupt_pin(), drive);
 }
 
+Result<void> PciDevice::check_pci_state(const PciDeviceState& state) const {
+  if (auto checked = config_.check(state.config); !checked) {
+    return std::move(checked).error().context("field 'config'");
+  }
+  const uint8_t status = state.config[std::to_underlying(PciReg::kStatus)];
+  if (((status & PciConfig::kStatusInterrupt) != 0) != state.intx) {
+    return fail(ErrorKind::kCorrupt, "field 'intx': {}, the status register says otherwise",
+                state.intx);
+  }
+  return ok();
+}
+
+void PciDevice::set_pci_state(const PciDeviceState& state) {
+  config_.set_bytes(state.config);
+  intx_level_ = state.intx;
+  update_mappings();
+  update_intx();
+}
+
 }  // namespace rhea::devices

@@ -15,6 +15,17 @@ namespace rhea::devices {
 
 class PciBus;
 
+/// What every function's saved form contains.
+struct PciDeviceState {
+  std::array<uint8_t, PciConfig::kBytes> config{};
+  bool intx = false;  // the function asks for its interrupt
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("config", s.config);
+    v.field("intx", s.intx);
+  }
+};
+
 /// A function with its configuration space; the base of every PCI device. One function a slot.
 ///
 /// Its BARs' regions are mapped into the bus's windows as the guest's stores to the command
@@ -71,6 +82,12 @@ class PciDevice : public Device {
   void add_bar(unsigned index, BarKind kind, memory::MemoryRegion& region);
   /// Drives the interrupt pin. The command register's disable bit holds it back.
   void set_intx(bool level) REQUIRES(bql);
+
+  // Migration, for the function's own saved form. The BARs' regions follow the bytes at once; a
+  // function that looks at what it has been written looks at the bytes itself.
+  PciDeviceState pci_state() const REQUIRES(bql) { return {config_.bytes(), intx_level_}; }
+  Result<void> check_pci_state(const PciDeviceState& state) const REQUIRES(bql);
+  void set_pci_state(const PciDeviceState& state) REQUIRES(bql);
 
   /// The function's own reset.
   virtual void reset_function() REQUIRES(bql) {}

@@ -18,9 +18,16 @@ constexpr uint8_t kLastPam = 0x5f;
 constexpr PciIdentity kBridgeIdentity{
     .vendor = 0x8086, .device = 0x1237, .revision = 2, .class_code = 0x06'00'00};
 
-class HostBridge final : public PciDevice {
+constexpr uint64_t all_ones(unsigned size) { return (uint64_t{1} << (8 * size)) - 1; }
+
+}  // namespace
+
+class PciHost::HostBridge final : public PciDevice {
  public:
   explicit HostBridge(std::string name) : PciDevice(std::move(name), kBridgeIdentity) {}
+  using PciDevice::check_pci_state;
+  using PciDevice::pci_state;
+  using PciDevice::set_pci_state;
 
  private:
   Result<void> do_realize() override REQUIRES(bql) {
@@ -29,13 +36,9 @@ class HostBridge final : public PciDevice {
   }
 };
 
-constexpr uint64_t all_ones(unsigned size) { return (uint64_t{1} << (8 * size)) - 1; }
-
-}  // namespace
-
 PciHost::PciHost(std::string id, Windows windows, const std::array<IrqLine, PciBus::kWires>& intx,
                  memory::IoHandler& byte_port_cf9)
-    : Device(std::move(id)),
+    : SavedDevice(std::move(id)),
       byte_port_cf9_(byte_port_cf9),
       address_region_(this->id() + "-address", kPortSize, address_handler_, kAddressAccess),
       data_region_(this->id() + "-data", kPortSize, data_handler_, kDataAccess),
@@ -104,6 +107,21 @@ void PciHost::DataPort::io_write(uint64_t offset, uint64_t value, unsigned size)
   const auto to = host.target(offset, size);
   if (!to) return;
   host.bus_.config_write(to->slot, to->function, to->offset, static_cast<uint32_t>(value), size);
+}
+
+PciHostState PciHost::state() { return {.address = address_, .bridge = bridge_->pci_state()}; }
+
+Result<void> PciHost::check_state(const PciHostState& state) const {
+  TRY(check_bits("address", state.address, kAddressBits));
+  if (auto checked = bridge_->check_pci_state(state.bridge); !checked) {
+    return std::move(checked).error().context("field 'bridge'");
+  }
+  return ok();
+}
+
+void PciHost::set_state(const PciHostState& state) {
+  address_ = state.address;
+  bridge_->set_pci_state(state.bridge);
 }
 
 }  // namespace rhea::devices

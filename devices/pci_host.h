@@ -7,18 +7,30 @@
 #include <optional>
 #include <string>
 
-#include "devices/device.h"
 #include "devices/irq.h"
 #include "devices/pci_bus.h"
+#include "devices/saved_device.h"
 #include "memory/io_handler.h"
 
 namespace rhea::devices {
+
+struct PciHostState {
+  static constexpr std::string_view kKind = "pci-host";
+  static constexpr uint32_t kVersion = 1;
+  uint32_t address = 0;
+  PciDeviceState bridge;
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("address", s.address);
+    v.field("bridge", s.bridge);
+  }
+};
 
 /// Configuration mechanism #1 [PCI-3.0 3.2.2.3.2], the bus "pci.0" behind it, and the bridge's own
 /// function (an Intel 440FX, 8086:1237) in slot 0. There is no ISA bridge: slot 1 stays empty.
 ///
 /// Thread: BQL. Owns: the bus.
-class PciHost final : public Device {
+class PciHost final : public SavedDevice<PciHostState> {
  public:
   static constexpr uint64_t kPortSize = 4;
   static constexpr memory::IoAccess kAddressAccess{
@@ -66,8 +78,12 @@ class PciHost final : public Device {
   };
   std::optional<Target> target(uint64_t offset, unsigned size) const REQUIRES(bql);
 
+  class HostBridge;
   Result<void> do_realize() override REQUIRES(bql);
   void do_unrealize() override REQUIRES(bql);
+  PciHostState state() override REQUIRES(bql);
+  Result<void> check_state(const PciHostState& state) const override REQUIRES(bql);
+  void set_state(const PciHostState& state) override REQUIRES(bql);
 
   memory::IoHandler& byte_port_cf9_;
   AddressPort address_handler_{*this};
@@ -75,7 +91,7 @@ class PciHost final : public Device {
   memory::MemoryRegion address_region_;
   memory::MemoryRegion data_region_;
   PciBus bus_;
-  std::shared_ptr<PciDevice> bridge_ GUARDED_BY(bql);
+  std::shared_ptr<HostBridge> bridge_ GUARDED_BY(bql);
   uint32_t address_ GUARDED_BY(bql) = 0;
 };
 

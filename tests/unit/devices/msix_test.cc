@@ -95,6 +95,23 @@ class Table {
     bql.assert_held();
     msix.reset();
   }
+  /// What another machine's function has to know.
+  struct Saved {
+    PciConfig::Bytes config;
+    MsixState state;
+  };
+  Saved save() {
+    bql.assert_held();
+    return {config_.bytes(), msix.state()};
+  }
+  Result<void> take_over(const Saved& saved) {
+    bql.assert_held();
+    TRY(config_.check(saved.config));
+    TRY(msix.check_state(saved.state));
+    config_.set_bytes(saved.config);
+    msix.set_state(saved.state, config_);
+    return ok();
+  }
 
  private:
   RcuThread rcu_;
@@ -322,4 +339,81 @@ TEST_CASE("Msix: a storm of masks loses no signal (G29)", "[msix]") {
   device.join();
   CHECK(vector.delivered() == rounds);
   CHECK(table.pending() == 0);
+}
+
+// --- Migration --------------------------------------------------------------------------------
+
+TEST_CASE("Msix: vectors are connected after a load as before, and what waited still does",
+          "[msix][saved]") {
+  Table::Saved saved;
+  {
+    Table from(3);
+    for (unsigned i = 0; i < 3; ++i) {
+      from.store(16 * i, 0xfee0'0000 + 0x1000 * i);
+      from.store(16 * i + 8, 0x40 + i);
+    }
+    from.mask(0, 0);
+    from.mask(1, 0);
+    from.control(kEnable);
+    from.vector(0).signal();  // delivered there
+    from.vector(2).signal();  // masked: it waits
+    saved = from.save();
+  }
+  Table to(3);
+  REQUIRE(to.take_over(saved).has_value());
+  CHECK(to.vector(0).connected());
+  CHECK(to.vector(1).message() == MsiMessage{.address = 0xfee0'1000, .data = 0x41});
+  CHECK_FALSE(to.vector(2).connected());
+  CHECK(to.pending() == 1U << 2);
+  CHECK(to.vector(0).delivered() == 0);
+  to.mask(2, 0);
+  CHECK(to.vector(2).delivered() == 1);
+  CHECK(to.vector(2).message() == MsiMessage{.address = 0xfee0'2000, .data = 0x42});
+  CHECK(to.pending() == 0);
+}
+
+TEST_CASE("Msix: what a table had is gone after a load", "[msix][saved]") {
+  Table::Saved off;
+  {
+    Table from(1);
+    off = from.save();
+  }
+  Table to(1);
+  to.store(0, 0xfee0'0000);
+  to.mask(0, 0);
+  to.control(kEnable | kFunctionMask);
+  to.vector(0).signal();
+  to.control(kEnable);
+  REQUIRE(to.vector(0).connected());
+  REQUIRE(to.take_over(off).has_value());
+  CHECK_FALSE(to.vector(0).connected());
+  CHECK(to.load(12) == kMasked);
+  CHECK(to.pending() == 0);
+}
+
+TEST_CASE("Msix: a function mask holds vectors back after a load, until it goes", "[msix][saved]") {
+  Table::Saved saved;
+  {
+    Table from(1);
+    from.mask(0, 0);
+    from.control(kEnable | kFunctionMask);
+    from.vector(0).signal();
+    saved = from.save();
+  }
+  Table to(1);
+  REQUIRE(to.take_over(saved).has_value());
+  CHECK(to.pending() == 1);
+  to.control(kEnable);
+  CHECK(to.vector(0).delivered() == 1);
+}
+
+TEST_CASE("Msix: a table of another size, or of misaligned messages, is refused",
+          "[msix][saved][sweep]") {
+  Table table(2);
+  Table::Saved saved = table.save();
+  saved.state.entries.resize(3);
+  CHECK(table.take_over(saved).error().message() == "field 'entries': 3 vectors, expected 2");
+  saved.state.entries.resize(2);
+  saved.state.entries[1].address = 0xfee0'0002;
+  CHECK(table.take_over(saved).error().message() == "field 'entries': a message to 0xfee00002");
 }
