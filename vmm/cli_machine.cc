@@ -1,6 +1,7 @@
 // -machine, -accel, -enable-kvm and -cpu.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 
 #include "util/parse.h"
@@ -106,6 +107,20 @@ Result<void> settle_machine(Draft& draft, std::string& memory_backend) {
   return ok();
 }
 
+/// What a KVM accelerator is made with, the first of several. How many entries a ring may have
+/// beyond what is checked here is the host's to say.
+Result<void> take_kvm_options(Draft& draft, OptionReader& reader) {
+  constexpr uint64_t kMostEntries = 65'536;  // fixed in KVM
+  const uint64_t entries = TRY(reader.take_uint("dirty-ring-size", 0, kMostEntries)).value_or(0);
+  if (entries != 0 && !std::has_single_bit(entries)) {
+    return fail(ErrorKind::kInvalidArgument, "dirty-ring-size must be a power of two");
+  }
+  if (std::ranges::find(draft.accelerators, "kvm") == draft.accelerators.end()) {
+    draft.config.dirty_ring_entries = static_cast<uint32_t>(entries);
+  }
+  return ok();
+}
+
 /// Several -accel are tried in order.
 Result<void> settle_accelerator(Draft& draft) {
   if (draft.accelerators.empty()) return ok();
@@ -136,6 +151,7 @@ Result<void> on_accel(Draft& draft, const Given& given) {
   }
   OptionReader reader(TRY(parse_options(given.value, {.implied_key = "accel"})));
   std::string name = TRY(reader.take_required("accel"));
+  if (name == "kvm") TRY(take_kvm_options(draft, reader));
   if (const auto unused = reader.first_unused()) {
     return fail(ErrorKind::kInvalidArgument, "Property '{}-accel.{}' not found", name, *unused);
   }

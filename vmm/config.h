@@ -89,6 +89,7 @@ struct DeviceConfig {
 struct VmConfig {
   std::string machine = "pc";
   Accelerator accelerator = Accelerator::kKvm;
+  uint32_t dirty_ring_entries = 0;  ///< -accel kvm,dirty-ring-size=; 0: bitmaps
   SmpConfig smp;
   MemoryBackendConfig memory;  ///< always complete: -m alone gives type kRam
   std::optional<std::string> kernel, initrd;

@@ -172,7 +172,7 @@ class Process {
       interceptor_ = &accel->interceptor();
       accel_ = std::move(accel);
     } else {
-      accel_ = TRY(KvmAccel::create());
+      accel_ = TRY(KvmAccel::create({.ring_entries = config_.dirty_ring_entries}));
     }
     return ok();
   }

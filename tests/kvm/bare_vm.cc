@@ -21,16 +21,9 @@ constexpr uint64_t kIoSpace = 0x1'0000;
 constexpr size_t kData = 0x8000;
 constexpr uint64_t kPortSize = 4;
 
-std::shared_ptr<memory::RamBlock> make_ram() {
-  memory::RamBlockConfig config;
-  config.name = "test";
-  config.size_bytes = kRamSize;
-  return MUST(memory::RamBlock::create(config));
-}
-
-std::unique_ptr<vmm::KvmAccel> make_accel() {
+std::unique_ptr<vmm::KvmAccel> make_accel(const vmm::DirtyTrackingConfig& dirty) {
   const BqlGuard guard;
-  return MUST(vmm::KvmAccel::create());
+  return MUST(vmm::KvmAccel::create(dirty));
 }
 
 vmm::SmpConfig smp_of(size_t cpus) {
@@ -40,10 +33,17 @@ vmm::SmpConfig smp_of(size_t cpus) {
 
 }  // namespace
 
-BareVm::BareVm(const std::vector<GuestCode>& codes)
+std::shared_ptr<memory::RamBlock> make_ram(uint64_t size_bytes) {
+  memory::RamBlockConfig config;
+  config.name = "test";
+  config.size_bytes = size_bytes;
+  return MUST(memory::RamBlock::create(config));
+}
+
+BareVm::BareVm(const std::vector<GuestCode>& codes, const BareVmOptions& options)
     : codes_(codes),
-      ram_block_(make_ram()),
-      accel_(make_accel()),
+      ram_block_(options.ram != nullptr ? options.ram : make_ram(kRamSize)),
+      accel_(make_accel(options.dirty)),
       memory_root_("memory", kGuestSpace),
       io_root_("io", kIoSpace),
       ram_("ram", ram_block_) {

@@ -48,6 +48,9 @@ extern const char code_spin[], code_spin_end[];
 extern const char code_slow_read[], code_slow_read_end[];
 extern const char code_fast_reads[], code_fast_reads_end[];
 extern const char code_eject[], code_eject_end[];
+extern const char code_write_on_command[], code_write_on_command_end[];
+extern const char code_sweep[], code_sweep_end[];
+extern const char code_sweep_once[], code_sweep_once_end[];
 }
 inline const GuestCode kDoorbells{code_doorbells, code_doorbells_end};
 inline const GuestCode kMmioDoorbells{code_mmio_doorbells, code_mmio_doorbells_end};
@@ -56,6 +59,9 @@ inline const GuestCode kSpin{code_spin, code_spin_end};
 inline const GuestCode kSlowRead{code_slow_read, code_slow_read_end};
 inline const GuestCode kFastReads{code_fast_reads, code_fast_reads_end};
 inline const GuestCode kEject{code_eject, code_eject_end};
+inline const GuestCode kWriteOnCommand{code_write_on_command, code_write_on_command_end};
+inline const GuestCode kSweep{code_sweep, code_sweep_end};
+inline const GuestCode kSweepOnce{code_sweep_once, code_sweep_once_end};
 
 inline constexpr uint64_t kDoorbellPort = 0x5000;
 inline constexpr uint64_t kDonePort = 0x5010;
@@ -64,13 +70,38 @@ inline constexpr uint64_t kFastPort = 0x5030;
 inline constexpr uint64_t kEjectPort = 0x5040;
 inline constexpr unsigned kInterruptGsi = 5;
 
+/// Registers the thread with RCU as long as one of its machines lives.
+class MachineThread {
+ public:
+  MachineThread() {
+    if (machines_++ == 0) registration_.emplace();
+  }
+  ~MachineThread() {
+    if (--machines_ == 0) registration_.reset();
+  }
+  MachineThread(const MachineThread&) = delete;
+  MachineThread& operator=(const MachineThread&) = delete;
+
+ private:
+  inline static thread_local unsigned machines_ = 0;
+  inline static thread_local std::optional<RcuThread> registration_;
+};
+
+struct BareVmOptions {
+  vmm::DirtyTrackingConfig dirty = {};
+  /// The RAM; a block of its own if none is given.
+  std::shared_ptr<memory::RamBlock> ram = nullptr;
+};
+
+std::shared_ptr<memory::RamBlock> make_ram(uint64_t size_bytes);
+
 /// A machine of RAM, an I/O space and vCPUs, vCPU n in 64-bit mode at the start of codes[n].
 ///
-/// Thread: the test's, which is registered with RCU and holds the BQL only where a test takes it.
-/// Invariants: ends the program if it lives for minutes: something hangs.
+/// Thread: the test's, which it registers with RCU and which holds the BQL only where a test takes
+/// it. Invariants: ends the program if it lives for minutes: something hangs.
 class BareVm final : private vmm::VcpuEvents {
  public:
-  explicit BareVm(const std::vector<GuestCode>& codes);
+  explicit BareVm(const std::vector<GuestCode>& codes, const BareVmOptions& options = {});
   ~BareVm();
   BareVm(const BareVm&) = delete;
   BareVm& operator=(const BareVm&) = delete;
@@ -78,6 +109,7 @@ class BareVm final : private vmm::VcpuEvents {
   vmm::KvmAccel& accel() { return *accel_; }
   vmm::VcpuThread& vcpu(size_t index = 0) { return accel_->vcpu_thread(index); }
   memory::AddressSpace& memory() { return *memory_; }
+  memory::RamBlock& ram_block() { return *ram_block_; }
   memory::MemoryRegion& memory_root() { return memory_root_; }
   memory::MemoryRegion& io_root() { return io_root_; }
 
@@ -103,7 +135,7 @@ class BareVm final : private vmm::VcpuEvents {
   void enter_secondary(size_t index, vmm::BootState boot) REQUIRES(bql);
 
   const Watchdog watchdog_{"a KVM test", std::chrono::seconds(sized(60, 600))};
-  const RcuThread self_;
+  const MachineThread self_;
   const std::vector<GuestCode> codes_;
   const std::shared_ptr<memory::RamBlock> ram_block_;
   std::unique_ptr<vmm::KvmAccel> accel_;

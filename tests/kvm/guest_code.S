@@ -132,4 +132,44 @@ blob code_eject
     write_and_sleep DONE
 code_eject_end:
 
+/* On each change of DATA[0], which begins as 0, adds one to the word at DATA[1] and reports that on FAST. Only that page is written. */
+blob code_write_on_command
+    xorl %ecx, %ecx
+    movw $FAST, %dx
+1:  movl DATA, %eax
+    cmpl %ecx, %eax
+    je 1b
+    movl %eax, %ecx
+    movl DATA + 4, %ebx
+    incl (%rbx)
+    outl %eax, %dx
+    jmp 1b
+code_write_on_command_end:
+
+/* Adds one to the first word of each of DATA[0] pages from DATA[1] on. Slowly: some kinds of KVM interpret a
+ * thousand instructions before they look whether the dirty ring is full, and it has room for 64 pages then. */
+.macro sweep
+    movl DATA + 4, %ebx
+    movl DATA, %ecx
+2:  incl (%rbx)
+    movl $20, %edx
+3:  decl %edx
+    jnz 3b
+    addl $0x1000, %ebx
+    decl %ecx
+    jnz 2b
+.endm
+
+/* Sweeps for ever. */
+blob code_sweep
+1:  sweep
+    jmp 1b
+code_sweep_end:
+
+/* Sweeps once, then writes DONE. */
+blob code_sweep_once
+    sweep
+    write_and_sleep DONE
+code_sweep_once_end:
+
     .section .note.GNU-stack, "", @progbits

@@ -67,6 +67,8 @@ BOOT = ["-nodefaults", "-m", "64", "-serial", "null"]
     (["-machine", "q35"], "-machine q35: "),
     (["-machine", "pc,bogus=1"], "Property 'pc-machine.bogus' not found"),
     (["-accel", "tcg"], "-accel tcg: "),
+    (["-accel", "kvm,dirty-ring-size=1000"], "dirty-ring-size must be a power of two"),
+    (["-accel", "kvm,dirty-ring-size=2", "-kernel", "{elf}"], "dirty-ring-size=2"),
     (["-cpu", "qemu64"], "only 'host' exists"),
     (["-uuid", "xyz"], "-uuid xyz: "),
     (["-device", "e1000"], "'e1000' is not a valid device model name"),

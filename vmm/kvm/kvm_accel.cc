@@ -8,7 +8,6 @@
 #include "vmm/kvm/kvm_cpuid.h"
 #include "vmm/kvm/kvm_doorbells.h"
 #include "vmm/kvm/kvm_ioctl.h"
-#include "vmm/kvm/kvm_slots.h"
 
 namespace rhea::vmm {
 namespace {
@@ -19,15 +18,20 @@ constexpr int kDoorbellsPriority = 20;
 
 }  // namespace
 
-KvmAccel::KvmAccel(std::unique_ptr<KvmVm> vm)
+KvmAccel::KvmAccel(std::unique_ptr<KvmVm> vm, DirtyTracking dirty_tracking, uint32_t ring_entries)
     : vm_(std::move(vm)),
+      dirty_tracking_(dirty_tracking),
       irqs_(vm_->fd(), static_cast<unsigned>(vm_->capability(KVM_CAP_IRQ_ROUTING))),
-      msi_(irqs_) {}
+      msi_(irqs_),
+      slots_(std::make_shared<KvmSlots>(vm_->fd(),
+                                        static_cast<unsigned>(vm_->capability(KVM_CAP_NR_MEMSLOTS)),
+                                        dirty_tracking, ring_entries)) {}
 
-Result<std::unique_ptr<KvmAccel>> KvmAccel::create() {
+Result<std::unique_ptr<KvmAccel>> KvmAccel::create(const DirtyTrackingConfig& dirty) {
   std::unique_ptr<KvmVm> vm = TRY(KvmVm::create());
+  const DirtyTracking tracking = TRY(enable_dirty_tracking(*vm, dirty));
   install_kick_signal();
-  return std::unique_ptr<KvmAccel>(new KvmAccel(std::move(vm)));
+  return std::unique_ptr<KvmAccel>(new KvmAccel(std::move(vm), tracking, dirty.ring_entries));
 }
 
 KvmAccel::~KvmAccel() = default;
@@ -35,8 +39,7 @@ KvmAccel::~KvmAccel() = default;
 Result<void> KvmAccel::attach(memory::AddressSpace& memory, memory::AddressSpace& io) {
   memory_ = &memory;
   io_ = &io;
-  const auto slots = static_cast<unsigned>(vm_->capability(KVM_CAP_NR_MEMSLOTS));
-  memory.register_listener(std::make_shared<KvmSlots>(vm_->fd(), slots), kSlotsPriority);
+  memory.register_listener(slots_, kSlotsPriority);
   memory.register_listener(std::make_shared<KvmDoorbells>(vm_->fd(), KvmDoorbells::Space::kMemory),
                            kDoorbellsPriority);
   io.register_listener(std::make_shared<KvmDoorbells>(vm_->fd(), KvmDoorbells::Space::kIo),
@@ -55,12 +58,13 @@ Result<void> KvmAccel::create_vcpus(const SmpConfig& smp, VcpuEvents& events) {
                 smp.cpus, vm_->max_vcpus());
   }
   smp_ = smp;
-  shared_.reset(new VcpuShared{*memory_, *io_, events, {}});
+  shared_.reset(new VcpuShared{*memory_, *io_, *slots_, events, {}});
   const CpuidTable cpuid = TRY(CpuidTable::create(vm_->device_fd(), smp));
   const ApicTopology topology = ApicTopology::of(smp);
   std::vector<std::unique_ptr<KvmVcpu>> vcpus;
   for (unsigned i = 0; i < smp.cpus; ++i) {
     vcpus.push_back(TRY(KvmVcpu::create(*vm_, topology.apic_id(smp, i), cpuid.for_vcpu(i))));
+    TRY(slots_->add_ring(vcpus.back()->fd()));
   }
   TRY(vm_->save_power_on_irqchip());
   for (unsigned i = 0; i < smp.cpus; ++i) {

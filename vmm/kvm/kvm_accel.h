@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "vmm/accel.h"
+#include "vmm/kvm/dirty_tracking.h"
 #include "vmm/kvm/kvm_irqs.h"
 #include "vmm/kvm/kvm_msi.h"
+#include "vmm/kvm/kvm_slots.h"
 #include "vmm/kvm/kvm_vm.h"
 #include "vmm/kvm/vcpu_thread.h"
 
@@ -18,8 +20,9 @@ namespace rhea::vmm {
 /// Owns: the KVM VM, its vCPUs and their threads.
 class KvmAccel final : public Accel {
  public:
-  /// Errors: see KvmVm::create().
-  static Result<std::unique_ptr<KvmAccel>> create() REQUIRES(bql);
+  /// Errors: see KvmVm::create() and enable_dirty_tracking().
+  static Result<std::unique_ptr<KvmAccel>> create(const DirtyTrackingConfig& dirty = {})
+      REQUIRES(bql);
   ~KvmAccel() override;
 
   devices::IrqSink& irqs() override { return irqs_; }
@@ -37,15 +40,19 @@ class KvmAccel final : public Accel {
 
   KvmVm& vm() noexcept { return *vm_; }
   KvmIrqs& kvm_irqs() noexcept { return irqs_; }
+  DirtyTracking dirty_tracking() const noexcept { return dirty_tracking_; }
   VcpuThread& vcpu_thread(size_t index) { return *threads_.at(index); }
 
  private:
-  explicit KvmAccel(std::unique_ptr<KvmVm> vm);
+  KvmAccel(std::unique_ptr<KvmVm> vm, DirtyTracking dirty_tracking, uint32_t ring_entries);
   bool all_stand_still() const REQUIRES(bql);
 
   const std::unique_ptr<KvmVm> vm_;
+  const DirtyTracking dirty_tracking_;
   KvmIrqs irqs_;
   KvmMsi msi_;
+  // Also the address space's, which may keep it for a grace period longer than it lives.
+  const std::shared_ptr<KvmSlots> slots_;
   memory::AddressSpace* memory_ = nullptr;
   memory::AddressSpace* io_ = nullptr;
   SmpConfig smp_;

@@ -181,6 +181,8 @@ void VcpuThread::dispatch() {
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
       return;
+    case KVM_EXIT_DIRTY_RING_FULL:
+      return shared_.slots.reap();
     case KVM_EXIT_SHUTDOWN:
       return report_triple_fault();
     case KVM_EXIT_INTERNAL_ERROR:

@@ -12,6 +12,7 @@
 #include "util/mutex.h"
 #include "util/thread.h"
 #include "vmm/accel.h"
+#include "vmm/kvm/kvm_slots.h"
 #include "vmm/kvm/kvm_vcpu.h"
 
 namespace rhea::vmm {
@@ -21,6 +22,7 @@ namespace rhea::vmm {
 struct VcpuShared {
   memory::AddressSpace& memory;
   memory::AddressSpace& io;
+  KvmSlots& slots;
   VcpuEvents& events;
   CondVar changed;
 };
