@@ -72,8 +72,8 @@ MultifdSender::ChannelState& MultifdSender::find_free_channel() {
   for (size_t step = 0; step < channels_.size(); ++step) {
     ChannelState& channel = *channels_[next_];
     next_ = (next_ + 1) % channels_.size();
-    // acquire: pairs with the release store in do_job(), and the exchange in take_back(); the batch
-    // is ours
+    // acquire: pairs with the release store in do_job(), and the exchange in take_back_job(); the
+    // batch is ours
     if (channel.job.load(std::memory_order_acquire) == JobSlot::kEmpty) return channel;
   }
   RHEA_UNREACHABLE("a token, and no channel without a job");  // I2
@@ -89,7 +89,7 @@ Result<void> MultifdSender::hand_out_batch() {
   RHEA_SYNC_POINT("multifd sender: before a job's post");
   channel.work.post();
   RHEA_SYNC_POINT("multifd sender: after a job's post");
-  if (channel.state.load() == State::kDead) take_back(channel);
+  if (channel.state.load() == State::kDead) take_back_job(channel);
   return ok();
 }
 
@@ -111,7 +111,7 @@ Result<void> MultifdSender::request_sync(ChannelState& channel, SyncSlot kind, u
   RHEA_SYNC_POINT("multifd sender: before a sync's post");
   channel.work.post();
   RHEA_SYNC_POINT("multifd sender: after a sync's post");
-  if (channel.state.load() == State::kDead) take_back(channel);
+  if (channel.state.load() == State::kDead) take_back_sync(channel);
   return ok();
 }
 
@@ -222,19 +222,28 @@ Result<void> MultifdSender::do_sync(ChannelState& channel, Connection& connectio
 
 void MultifdSender::leave(ChannelState& channel, Result<void> why) {
   RHEA_SYNC_POINT("multifd sender: leaving");
-  channel.state.store(State::kDead);
-  take_back(channel);
+  // The end comes before the answers: a sync that sees no end counts tokens, and one of ours might
+  // still be on its way back.
   if (!why) {
     stop(std::move(why).error().context(fmt::format("multifd channel {}", channel.index)));
   }
+  channel.state.store(State::kDead);
+  RHEA_SYNC_POINT("multifd sender: dead");
+  take_back_job(channel);
+  take_back_sync(channel);
 }
 
 // ---------------------------------------------------------------- any
 
 /// Answers what a dead channel will not do: by the channel when it dies, and by the migration
 /// thread when it finds that what it gave came too late. An exchange lets one of them have it.
-void MultifdSender::take_back(ChannelState& channel) {
-  if (channel.job.exchange(JobSlot::kEmpty) == JobSlot::kFull) idle_.post();
+void MultifdSender::take_back_job(ChannelState& channel) {
+  if (channel.job.exchange(JobSlot::kEmpty) != JobSlot::kFull) return;
+  RHEA_SYNC_POINT("multifd sender: a job taken back, before its token's post");
+  idle_.post();
+}
+
+void MultifdSender::take_back_sync(ChannelState& channel) {
   if (channel.sync.exchange(SyncSlot::kEmpty) != SyncSlot::kEmpty) {
     idle_.post();
     channel.done.post();

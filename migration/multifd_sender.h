@@ -142,7 +142,8 @@ class MultifdSender {
   void leave(ChannelState& channel, Result<void> why);
 
   // Any.
-  void take_back(ChannelState& channel);
+  void take_back_job(ChannelState& channel);
+  void take_back_sync(ChannelState& channel);
   void stop(Error why);
   bool stopped() const noexcept {
     // acquire: pairs with the store in stop()
