@@ -73,7 +73,7 @@ class MultifdSender {
   MultifdSender& operator=(const MultifdSender&) = delete;
 
   /// Queues a page, whose dirty bit has been cleared before. Sleeps while all channels are busy.
-  /// Between two syncs a page is queued once: two channels might swap its copies.
+  /// Between two kAll syncs a page is queued once: two channels might swap its copies.
   Result<void> queue_page(uint32_t block, uint32_t page);
 
   enum class SyncKind : uint8_t {
