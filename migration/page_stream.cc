@@ -1,9 +1,9 @@
 #include "migration/page_stream.h"
 
-#include <array>
 #include <bit>
 #include <cstring>
 
+#include "migration/zero_page.h"
 #include "util/check.h"
 #include "util/crc32c.h"
 #include "util/endian.h"
@@ -11,7 +11,7 @@
 namespace rhea::migration {
 namespace {
 
-constexpr size_t kPage = memory::kDirtyPageBytes;
+constexpr size_t kPage = kPageBytes;
 
 // Of a frame's payload; the numbers of the normal pages follow, then those of the zero ones. The
 // bytes of the normal pages come behind the frame, in this order.
@@ -24,15 +24,7 @@ struct WirePages {
 };
 
 bool is_zero(const std::byte* page) {
-  // What a vCPU writes meanwhile is for the next pass.
-  std::array<uint64_t, 8> words;
-  for (size_t at = 0; at < kPage; at += sizeof words) {
-    std::memcpy(&words, page + at, sizeof words);
-    uint64_t any = 0;
-    for (const uint64_t word : words) any |= word;
-    if (any != 0) return false;
-  }
-  return true;
+  return is_zero_page(std::span<const std::byte, kPage>(page, kPage));
 }
 
 // Neighbours become one part.
@@ -63,7 +55,7 @@ PageSender::PageSender(FrameLink& link, std::vector<std::shared_ptr<memory::RamB
 }
 
 // Looks at each page once, and says where what is to be sent lies.
-void PageSender::sort_out(const PageBatch& batch) {
+void PageSender::sort_out(const DirtyPages& batch) {
   normal_.clear();
   zero_.clear();
   parts_.clear();
@@ -84,7 +76,7 @@ void PageSender::sort_out(const PageBatch& batch) {
   }
 }
 
-Result<PageCounts> PageSender::send(const PageBatch& batch) {
+Result<PageCounts> PageSender::send(const DirtyPages& batch) {
   RHEA_CHECK(batch.pages.size() <= kMaxFramePages, "{} pages for one frame", batch.pages.size());
   sort_out(batch);
   WirePages wire;

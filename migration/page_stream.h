@@ -39,10 +39,10 @@ class PageSender {
              PageChecksum checksum);
 
   /// At most kMaxFramePages.
-  Result<PageCounts> send(const PageBatch& batch);
+  Result<PageCounts> send(const DirtyPages& batch);
 
  private:
-  void sort_out(const PageBatch& batch);
+  void sort_out(const DirtyPages& batch);
 
   FrameLink& link_;
   const std::vector<std::shared_ptr<memory::RamBlock>> blocks_;

@@ -29,7 +29,7 @@ uint64_t RamScan::begin_pass() {
   return pages;
 }
 
-std::optional<PageBatch> RamScan::next(size_t max_pages) {
+std::optional<DirtyPages> RamScan::next(size_t max_pages) {
   pages_.clear();
   while (pages_.size() < max_pages) {
     while (word_ < kChunkWords && bits_[word_] == 0) ++word_;
@@ -44,7 +44,7 @@ std::optional<PageBatch> RamScan::next(size_t max_pages) {
         static_cast<uint32_t>(chunk_first_page_ + word_ * memory::kPagesPerWord + bit));
   }
   if (pages_.empty()) return std::nullopt;
-  return PageBatch{static_cast<uint32_t>(block_), pages_};
+  return DirtyPages{static_cast<uint32_t>(block_), pages_};
 }
 
 // The next chunk with a dirty page; false at the end of the pass.

@@ -15,7 +15,7 @@
 namespace rhea::migration {
 
 /// Pages of one block, in ascending order.
-struct PageBatch {
+struct DirtyPages {
   uint32_t block = 0;               ///< index into the scan's list of blocks
   std::span<const uint32_t> pages;  ///< of memory::kDirtyPageBytes; valid until the next call
 };
@@ -44,7 +44,7 @@ class RamScan {
   /// dirty now: what this pass is about to send, give or take what is written meanwhile.
   uint64_t begin_pass();
   /// Up to `max_pages` of one block; nothing when the pass is over.
-  std::optional<PageBatch> next(size_t max_pages);
+  std::optional<DirtyPages> next(size_t max_pages);
 
   const std::vector<std::shared_ptr<memory::RamBlock>>& blocks() const noexcept { return blocks_; }
 

@@ -17,7 +17,7 @@
 
 using namespace rhea;
 using namespace rhea::memory;
-using migration::PageBatch;
+using migration::DirtyPages;
 using migration::RamScan;
 
 namespace {
