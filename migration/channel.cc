@@ -1,5 +1,6 @@
 #include "migration/channel.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -217,9 +218,27 @@ Result<bool> Channel::read_unless_ended(std::span<std::byte> data) {
               kind_name(), data.size() - done);
 }
 
-bool Channel::readable() const noexcept {
+Result<void> Channel::wait_for(int fd) {
+  pollfd waits[] = {{.fd = fd, .events = POLLIN, .revents = 0},
+                    {.fd = cancel_->fd(), .events = POLLIN, .revents = 0},
+                    {.fd = fd_.get(), .events = POLLRDHUP, .revents = 0}};
+  while (::poll(waits, 3, -1) < 0) {
+    if (errno != EINTR) return io_error("read from", errno);
+  }
+  if (cancel_->cancelled()) return cancelled_error("read from");
+  if (waits[0].revents != 0) return ok();
+  return fail(ErrorKind::kIo, "Unable to read from {}: the peer has hung up", kind_name());
+}
+
+Result<std::unique_ptr<Channel>> Channel::reopen(std::shared_ptr<Cancel> cancel) const {
+  Fd fd(::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+  if (!fd) return io_error("open", errno);
+  return create(std::move(fd), std::move(cancel));
+}
+
+bool Channel::readable(std::chrono::milliseconds patience) const noexcept {
   pollfd look{.fd = fd_.get(), .events = POLLIN, .revents = 0};
-  return ::poll(&look, 1, 0) > 0;
+  return ::poll(&look, 1, static_cast<int>(patience.count())) > 0;
 }
 
 void Channel::shutdown() noexcept {

@@ -4,6 +4,7 @@
 #include <sys/uio.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -47,8 +48,14 @@ class Channel {
   /// As read(), but false, with nothing read, if the stream ends right here.
   Result<bool> read_unless_ended(std::span<std::byte> data);
 
-  /// Whether a read would find something, or the stream's end, at once.
-  bool readable() const noexcept;
+  /// Sleeps until `fd` is readable. Errors: kIo, the peer has hung up; kCancelled.
+  Result<void> wait_for(int fd);
+
+  /// The same stream, behind another switch: what this one's can no longer say can be said there.
+  Result<std::unique_ptr<Channel>> reopen(std::shared_ptr<Cancel> cancel) const;
+
+  /// Whether a read would find something, or the stream's end, at once or within `patience`.
+  bool readable(std::chrono::milliseconds patience = {}) const noexcept;
 
   /// Throws the switch: for every channel that was made with it. The peer of a socket learns of it.
   void shutdown() noexcept;

@@ -1,9 +1,24 @@
-// What the frames of the main connection say, apart from the manifest and the devices.
+// What the frames of the main connection say, apart from pages and devices.
 #pragma once
 
 #include <cstdint>
 
+#include "migration/manifest.h"
+
 namespace rhea::migration {
+
+/// kHello: what is to be moved, and how.
+struct Hello {
+  Manifest machine;
+  uint32_t channels = 0;  ///< that carry the pages, beside this connection; 0: this one does
+  uint64_t session = 0;   ///< what each of them says first
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("machine", s.machine);
+    v.field("channels", s.channels);
+    v.field("session", s.session);
+  }
+};
 
 /// kWelcome: the destination takes this machine.
 struct Welcome {
@@ -17,9 +32,11 @@ struct Welcome {
 /// kSync: all pages of this pass are sent.
 struct Sync {
   uint64_t pass = 0;
+  uint64_t channel_sync = 0;  ///< the number of the sync that stands at this place in each channel
   template <class Visitor, class Self>
   static void describe(Visitor& v, Self& s) {
     v.field("pass", s.pass);
+    v.field("channel-sync", s.channel_sync);
   }
 };
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <random>
 
-#include "migration/messages.h"
 #include "util/log.h"
 #include "util/sync_point.h"
 
@@ -40,7 +40,9 @@ Result<std::unique_ptr<Source>> Source::start(const Parts& parts, const Address&
     // Whoever names a descriptor that is not there hears of it at once.
     if (address.kind == Address::Kind::kFd)
       s.channel_ = TRY(connect_to(address, s.cancel_, s.take_fd_));
-    s.manifest_ = parts.machine.manifest();
+    s.hello_.machine = parts.machine.manifest();
+    s.hello_.channels = options.ram.channels;
+    s.hello_.session = std::random_device{}();
     const auto blocks = parts.machine.ram();
     s.scan_ = std::make_unique<RamScan>(blocks);
     s.progress_.with([&](Progress& p) { p.ram_bytes = total_bytes(blocks); });
@@ -66,6 +68,7 @@ Source::~Source() {
   bql.assert_held();
   main_.close();
   if (cancel_) cancel_->cancel();
+  if (RamSender* const ram = shared_ram_.load()) ram->cancel();
   go_on_.set();
   if (thread_.joinable()) thread_.join();
 }
@@ -76,6 +79,7 @@ void Source::cancel() {
   progress_.with([](Progress& p) { p.status = Status::kCancelling; });
   parts_.observer.source_status(Status::kCancelling);
   cancel_->cancel();
+  if (RamSender* const ram = shared_ram_.load()) ram->cancel();
   go_on_.set();
 }
 
@@ -89,9 +93,15 @@ Result<void> Source::go_on() {
 
 Progress Source::progress() const {
   Progress copy = progress_.with([](const Progress& p) { return p; });
-  copy.transferred_bytes = sent_bytes_.load(std::memory_order_relaxed);  // a statistic
+  copy.transferred_bytes = sent_bytes();
   if (!is_over(copy.status)) copy.total = parts_.clock.now() - began_;
   return copy;
+}
+
+uint64_t Source::sent_bytes() const {
+  const RamSender* const ram = shared_ram_.load();
+  // relaxed: a figure for people
+  return main_bytes_.load(std::memory_order_relaxed) + (ram ? ram->channel_bytes() : 0);
 }
 
 // --- The thread ---------------------------------------------------------------------------------
@@ -121,7 +131,7 @@ Result<void> Source::set_up() {
     logging_ = true;
     return ok();
   }));
-  pages_ = std::make_unique<PageSender>(*link_, scan_->blocks(), options_.page_checksum);
+  TRY(open_channels());
   const Nanoseconds took = lap();
   progress_.with([took](Progress& p) { p.phases.setup = took; });
   return check_not_cancelled();
@@ -130,7 +140,7 @@ Result<void> Source::set_up() {
 Result<void> Source::connect() {
   if (!channel_) channel_ = TRY(connect_to(address_, cancel_, take_fd_));
   take_fd_ = nullptr;
-  channel_->count_into(&sent_bytes_);
+  channel_->count_into(&main_bytes_);
   TRY(channel_->limit_by(parts_.bandwidth));
   link_ = std::make_unique<FrameLink>(*channel_);
   return ok();
@@ -138,7 +148,7 @@ Result<void> Source::connect() {
 
 // What the machine is; on a connection that can answer nothing stops before the other side agrees.
 Result<void> Source::greet() {
-  TRY(link_->send_state(FrameKind::kHello, manifest_));
+  TRY(link_->send_state(FrameKind::kHello, hello_));
   if (!channel_->two_way()) return ok();
   const Frame answer = TRY(link_->receive());
   if (answer.kind == FrameKind::kRefused)
@@ -152,15 +162,27 @@ Result<void> Source::greet() {
   return ok();
 }
 
+Result<void> Source::open_channels() {
+  if (options_.ram.channels != 0 && !address_.takes_connections())
+    return fail(ErrorKind::kInvalidArgument, "'{}' is one connection, and cannot be {}",
+                address_.text(), options_.ram.channels + 1);
+  ram_ = TRY(RamSender::create(*link_, scan_->blocks(), options_.ram, hello_.session,
+                               parts_.bandwidth, [this](unsigned, std::shared_ptr<Cancel> cancel) {
+                                 return connect_to(address_, std::move(cancel), {});
+                               }));
+  shared_ram_.store(ram_.get());
+  return check_not_cancelled();  // seq_cst on both sides: main has seen it, or we see the cancel
+}
+
 Result<void> Source::copy_while_running() {
   scan_->mark_all();
   uint64_t dirty = scan_->begin_pass();
   while (true) {
-    const uint64_t sent_before = sent_bytes_.load(std::memory_order_relaxed);  // ours alone
+    const uint64_t sent_before = sent_bytes();
     progress_.with([dirty](Progress& p) { p.remaining_pages = dirty; });
     TRY(send_pass());
     const Nanoseconds took = lap();
-    const uint64_t sent = sent_bytes_.load(std::memory_order_relaxed) - sent_before;
+    const uint64_t sent = sent_bytes() - sent_before;
     const uint64_t before = dirty;
     dirty = scan_->begin_pass();
     progress_.with([took](Progress& p) { p.phases.passes.push_back(took); });
@@ -180,15 +202,32 @@ Result<void> Source::send_pass() {
   if (number == 1) set_status(Status::kActive);
   while (const auto batch = scan_->next(kMaxFramePages)) {
     TRY(hear_refusal());
-    const PageCounts sent = TRY(pages_->send(*batch));
-    progress_.with([sent](Progress& p) {
-      p.normal_pages += sent.normal;
-      p.zero_pages += sent.zero;
-      p.remaining_pages -= std::min(p.remaining_pages, sent.normal + sent.zero);
+    if (auto sent = ram_->send(*batch); !sent) return their_reason(std::move(sent).error());
+    const PageCounts counts = ram_->counts();
+    progress_.with([&](Progress& p) {
+      p.normal_pages = counts.normal;
+      p.zero_pages = counts.zero;
+      p.remaining_pages -= std::min(p.remaining_pages, uint64_t{batch->pages.size()});
     });
   }
   RHEA_SYNC_POINT("Source: a pass is sent");
-  return link_->send_state(FrameKind::kSync, Sync{number});
+  if (auto ended = ram_->end_pass(number); !ended) return their_reason(std::move(ended).error());
+  const PageCounts counts = ram_->counts();
+  progress_.with([&](Progress& p) {
+    p.normal_pages = counts.normal;
+    p.zero_pages = counts.zero;
+  });
+  return ok();
+}
+
+// A channel that breaks may be the destination's way to end it all: what it says of that is on its
+// way on the main connection.
+Error Source::their_reason(Error ours) {
+  constexpr auto kPatience = std::chrono::seconds(1);
+  if (options_.ram.channels == 0 || cancel_->cancelled() || !channel_->readable(kPatience))
+    return ours;
+  const auto heard = hear_refusal();
+  return heard || heard.error().kind() == ErrorKind::kIo ? ours : heard.error();
 }
 
 // A destination that finds something wrong says so at any time. Else it says nothing before END.
@@ -247,6 +286,7 @@ Result<void> Source::stop_and_send_rest() {
   lap();
   scan_->begin_pass();
   TRY(send_pass());
+  TRY(ram_->finish());
   const Nanoseconds copied = lap();
   TRY(send_devices());
   const Nanoseconds saved = lap();

@@ -16,8 +16,9 @@
 #include "migration/handover.h"
 #include "migration/machine.h"
 #include "migration/main_calls.h"
-#include "migration/page_stream.h"
+#include "migration/messages.h"
 #include "migration/ram_scan.h"
+#include "migration/ram_sender.h"
 #include "migration/status.h"
 #include "util/clock.h"
 #include "util/mutex.h"
@@ -37,7 +38,7 @@ class SourceObserver {
 struct SourceOptions {
   Nanoseconds downtime_limit = std::chrono::milliseconds(300);
   bool pause_before_switchover = false;
-  PageChecksum page_checksum = PageChecksum::kNo;
+  RamOptions ram;
   /// For how long the locks are tried again after the destination is lost.
   Nanoseconds retake_patience = std::chrono::seconds(5);
 };
@@ -90,6 +91,8 @@ class Source {
   Result<void> set_up();
   Result<void> connect();
   Result<void> greet();
+  Result<void> open_channels();
+  Error their_reason(Error ours);
   Result<void> copy_while_running();
   Result<void> send_pass();
   Result<void> hear_refusal();
@@ -108,6 +111,7 @@ class Source {
   Result<void> check_not_cancelled() const;
   void set_status(Status status);
   Nanoseconds lap();
+  uint64_t sent_bytes() const;
 
   const Parts parts_;
   const Address address_;
@@ -118,14 +122,15 @@ class Source {
   std::unique_ptr<Channel> channel_;
   std::unique_ptr<FrameLink> link_;
   std::unique_ptr<RamScan> scan_;
-  std::unique_ptr<PageSender> pages_;
-  Manifest manifest_;
+  std::unique_ptr<RamSender> ram_;
+  std::atomic<RamSender*> shared_ram_ = nullptr;  // the same, for other threads
+  Hello hello_;
   SourceState state_ = SourceState::kSent;
   bool logging_ = false;
   bool stopped_ = false;
   Nanoseconds began_{0}, lap_began_{0}, stopped_at_{0};
   std::atomic<int64_t> downtime_limit_;
-  std::atomic<uint64_t> sent_bytes_ = 0;
+  std::atomic<uint64_t> main_bytes_ = 0;
   OneShotEvent go_on_;
   Guarded<Progress> progress_;
   Thread thread_;

@@ -40,6 +40,15 @@ Result<std::unique_ptr<Target>> Target::start(const Parts& parts, std::unique_pt
                                               const TargetOptions& options) {
   std::unique_ptr<Target> target(new Target(parts, std::move(channel), std::move(cancel), options));
   target->progress_.with([](Progress& p) { p.status = Status::kSetup; });
+  const auto prepare = [&t = *target]() -> Result<void> {
+    t.refusal_cancel_ = TRY(Cancel::create());
+    t.mailbox_ = TRY(ChannelMailbox::create());
+    return ok();
+  };
+  if (auto prepared = prepare(); !prepared) {
+    target->main_.close();
+    return std::move(prepared).error();
+  }
   auto thread = Thread::start("migration", [t = target.get()] { t->run(); });
   if (!thread) {
     target->main_.close();
@@ -53,6 +62,7 @@ Target::~Target() {
   bql.assert_held();
   main_.close();
   cancel_->cancel();
+  if (refusal_cancel_) refusal_cancel_->cancel();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -64,13 +74,13 @@ Progress Target::progress() const {
 
 void Target::run() {
   auto received = receive_all();
-  if (!received) {
-    // A machine that cannot be taken is refused by name, as long as somebody listens.
-    state_ = TargetState::kGone;
-    if (channel_->two_way() && is_their_fault(received.error())) refuse(received.error());
-    return finish(received);
-  }
-  finish(channel_->two_way() ? hand_over() : arrive_one_way());
+  if (received) return finish(channel_->two_way() ? hand_over() : arrive_one_way());
+  // A channel that fails throws the switch: what the others then say is not the reason.
+  if (ram_ && ram_->error()) received = *ram_->error();
+  // A machine that cannot be taken is refused by name, as long as somebody listens.
+  state_ = TargetState::kGone;
+  if (channel_->two_way() && is_their_fault(received.error())) refuse(received.error());
+  finish(received);
 }
 
 Result<void> Target::receive_all() {
@@ -84,7 +94,7 @@ Result<void> Target::greet() {
   if (hello.kind != FrameKind::kHello)
     return fail(ErrorKind::kCorrupt, "The migration stream begins with '{}'",
                 to_string(hello.kind));
-  theirs_ = TRY(decode_state<Manifest>("hello", hello.payload));
+  const Hello theirs = TRY(decode_state<Hello>("hello", hello.payload));
   std::vector<std::shared_ptr<memory::RamBlock>> blocks;
   TRY(main_.call([&]() -> Result<void> {
     bql.assert_held();
@@ -92,36 +102,37 @@ Result<void> Target::greet() {
     blocks = parts_.machine.ram();
     return ok();
   }));
-  TRY(check_same_machine(ours_, theirs_, options_.uuid));
+  TRY(check_same_machine(ours_, theirs.machine, options_.uuid));
   devices_.resize(ours_.devices.size());
   has_device_.resize(ours_.devices.size());
-  pages_ = std::make_unique<PageReceiver>(link_, in_order_of(theirs_.ram, blocks));
+  ram_ = TRY(RamReceiver::create(link_, in_order_of(theirs.machine.ram, blocks), theirs.channels,
+                                 theirs.session, cancel_));
   if (channel_->two_way()) TRY(link_.send_state(FrameKind::kWelcome, Welcome{kStreamVersion}));
-  return main_.call([this]() -> Result<void> {
+  TRY(main_.call([this]() -> Result<void> {
     bql.assert_held();
     progress_.with([](Progress& p) { p.status = Status::kActive; });
     parts_.observer.target_status(Status::kActive);
     return ok();
-  });
+  }));
+  return ram_->take_channels(*mailbox_);
 }
 
 Result<void> Target::receive_until_end() {
   while (true) {
     const Frame frame = TRY(link_.receive());
     switch (frame.kind) {
-      case FrameKind::kPages: {
-        const PageCounts counts = TRY(pages_->receive(frame.payload));
-        received_.normal += counts.normal;
-        received_.zero += counts.zero;
-        progress_.with([this](Progress& p) {
-          p.normal_pages = received_.normal;
-          p.zero_pages = received_.zero;
-        });
+      case FrameKind::kPages:
+        TRY(ram_->receive(frame.payload));
         break;
-      }
       case FrameKind::kSync: {
         const Sync sync = TRY(decode_state<Sync>("sync", frame.payload));
-        progress_.with([&sync](Progress& p) { p.passes = sync.pass; });
+        TRY(ram_->end_pass(sync));
+        const PageCounts counts = ram_->counts();
+        progress_.with([&](Progress& p) {
+          p.passes = sync.pass;
+          p.normal_pages = counts.normal;
+          p.zero_pages = counts.zero;
+        });
         break;
       }
       case FrameKind::kDevice:
@@ -129,6 +140,7 @@ Result<void> Target::receive_until_end() {
         break;
       case FrameKind::kEnd: {
         const End end = TRY(decode_state<End>("end", frame.payload));
+        TRY(ram_->finish());
         runs_there_ = end.runs;
         return check_complete(end);
       }
@@ -159,11 +171,12 @@ Result<void> Target::check_complete(const End& end) const {
     if (!has_device_[i])
       return fail(ErrorKind::kCorrupt, "The migration stream ends without the state of '{}'",
                   ours_.devices[i].path);
-  if (end.devices != has_device_.size() || end.pages != received_.normal + received_.zero)
+  const PageCounts counts = ram_->counts();
+  if (end.devices != has_device_.size() || end.pages != counts.normal + counts.zero)
     return fail(
         ErrorKind::kCorrupt,
         "The migration stream says that it had {} pages and {} devices, but it had {} and {}",
-        end.pages, end.devices, received_.normal + received_.zero, has_device_.size());
+        end.pages, end.devices, counts.normal + counts.zero, has_device_.size());
   return ok();
 }
 
@@ -248,9 +261,13 @@ Result<void> Target::hand_over() {
 // What the source still sends is read until it hangs up: if we did with bytes unread, the
 // connection would be reset, and our words be lost with it.
 void Target::refuse(const Error& why) {
+  auto channel = channel_->reopen(refusal_cancel_);  // ours may be what was cancelled
+  if (!channel) return;
+  FrameLink link(**channel);
   std::array<std::byte, 65536> unread;
-  if (!link_.send_text(FrameKind::kRefused, why.message())) return;
-  while (channel_->read_unless_ended(unread).value_or(false)) {
+  if (!link.send_text(FrameKind::kRefused, why.message())) return;
+  ram_.reset();  // the source may be stuck in a channel
+  while ((*channel)->read_unless_ended(unread).value_or(false)) {
   }
 }
 

@@ -13,7 +13,7 @@
 #include "migration/machine.h"
 #include "migration/main_calls.h"
 #include "migration/messages.h"
-#include "migration/page_stream.h"
+#include "migration/ram_receiver.h"
 #include "migration/status.h"
 #include "util/mutex.h"
 #include "util/thread.h"
@@ -58,6 +58,9 @@ class Target {
   Target(const Target&) = delete;
   Target& operator=(const Target&) = delete;
 
+  /// A connection that came to the same address. Main, BQL. Its switch is that of the first one.
+  void add_channel(std::unique_ptr<Channel> channel) { mailbox_->put(std::move(channel)); }
+
   Progress progress() const;
 
  private:
@@ -85,14 +88,15 @@ class Target {
   const Parts parts_;
   const TargetOptions options_;
   std::shared_ptr<Cancel> cancel_;
+  std::shared_ptr<Cancel> refusal_cancel_;
+  std::unique_ptr<ChannelMailbox> mailbox_;
   std::unique_ptr<Channel> channel_;
   FrameLink link_;
   MainCalls main_;
-  Manifest ours_, theirs_;
-  std::unique_ptr<PageReceiver> pages_;
+  Manifest ours_;
+  std::unique_ptr<RamReceiver> ram_;
   std::vector<DeviceState> devices_;  // in the order of ours_.devices
   std::vector<bool> has_device_;
-  PageCounts received_;
   bool runs_there_ = false;
   TargetState state_ = TargetState::kLoading;
   Guarded<Progress> progress_;

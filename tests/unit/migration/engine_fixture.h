@@ -67,10 +67,14 @@ class EngineFixture : private SourceObserver, private TargetObserver {
     listener_ = MUST(Listener::create(MUST(parse_address("unix:" + dir_.file("socket")))));
     watch_ = MUST(loop_->service().watch(listener_->fd(), FdEvents::kRead, [this](FdEvents) {
       bql.assert_held();
-      cancel_ = MUST(Cancel::create());
+      if (!cancel_) cancel_ = MUST(Cancel::create());
       auto channel = MUST(listener_->accept(cancel_));
-      watch_ = FdWatch();
-      if (channel) receive(std::move(channel));
+      if (!channel) return;
+      if (coming_) {
+        coming_->add_channel(std::move(channel));
+      } else {
+        receive(std::move(channel));
+      }
     }));
     send("unix:" + dir_.file("socket"));
   }
@@ -112,6 +116,12 @@ class EngineFixture : private SourceObserver, private TargetObserver {
     const Progress p = progress();
     return p.error ? p.error->message() : "";
   }
+  /// A connection to the target that is not the source's.
+  std::unique_ptr<Channel> connect_to_target() {
+    return MUST(connect_to(listener_->address(), MUST(Cancel::create()), {}));
+  }
+  /// On main, soon. Any thread.
+  void post(std::function<void()> what) { loop_->service().post(std::move(what)); }
   /// The target's process is killed.
   void kill_target() {
     bql.assert_held();

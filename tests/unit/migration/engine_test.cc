@@ -44,7 +44,7 @@ void check_moved(EngineFixture& f) {
 
 TEST_CASE("Migration: a machine moves with its RAM, its devices and its locks", "[migration]") {
   EngineFixture f;
-  f.source_options.page_checksum = GENERATE(PageChecksum::kNo, PageChecksum::kYes);
+  f.source_options.ram.checksum = GENERATE(PageChecksum::kNo, PageChecksum::kYes);
   f.source.devices["disk"] = "disk has done much";
   f.run();
   check_moved(f);
@@ -62,6 +62,76 @@ TEST_CASE("Migration: a machine moves with its RAM, its devices and its locks", 
   CHECK(p.downtime);
   CHECK(*p.downtime <= p.total);
   CHECK(p.phases.passes.size() == 1);
+}
+
+TEST_CASE("Migration: RAM goes over channels beside the connection", "[migration]") {
+  EngineFixture f;
+  f.source_options.ram.channels = GENERATE(1U, 2U, 4U, 255U);
+  f.source_options.ram.checksum = PageChecksum::kYes;
+  f.source_options.ram.compression =
+      GENERATE(PacketOptions::Compression::kNone, PacketOptions::Compression::kZstd);
+  f.on_pass = [&](uint64_t) { f.source.write(7, 7); };
+  f.run();
+  check_moved(f);
+  const Progress p = f.progress();
+  CHECK(p.normal_pages + p.zero_pages == 1201);  // one of them twice
+  CHECK(p.transferred_bytes > 100'000);
+}
+
+TEST_CASE("Migration: a file is one connection", "[migration]") {
+  EngineFixture f;
+  f.source_options.ram.channels = 2;
+  f.send("file:" + f.file("machine"));
+  f.finish();
+  check_stayed(f);
+  CHECK(f.error() == "'file:" + f.file("machine") + "' is one connection, and cannot be 3");
+}
+
+TEST_CASE("Migration: a stranger's connection is sent away", "[migration]") {
+  EngineFixture f;
+  f.source_options.ram.channels = 2;
+  std::vector<std::unique_ptr<Channel>> strangers;
+  f.target.hook = [&](const std::string& call) {
+    if (call != "manifest") return;  // before the channels are asked for
+    for (int i = 0; i < 2; ++i) {
+      strangers.push_back(f.connect_to_target());
+      if (i == 0) strangers.back()->shutdown();  // gone; the other one talks
+    }
+    const std::string words = "GET / HTTP/1.1\r\n" + std::string(64, 'x');
+    CHECK(strangers.back()->write(std::as_bytes(std::span(words))));
+  };
+  f.run();
+  check_moved(f);
+}
+
+TEST_CASE("Migration: a channel that breaks ends it on both sides", "[migration]") {
+  EngineFixture f;
+  f.source_options.ram.channels = 2;
+  SECTION("cancelled") {
+    const rhea::test::SyncAction cancel("multifd sender: before a job's post", [&] {
+      f.post([&] {
+        bql.assert_held();
+        f.leaving().cancel();
+      });
+    });
+    f.run();
+    CHECK(f.source_events.back() == "cancelled");
+  }
+  SECTION("the destination dies") {
+    const rhea::test::SyncAction kill("multifd sender: before a sync packet",
+                                      [&] { f.post([&] { f.kill_target(); }); });
+    f.run();
+    CHECK(f.source_events.back() == "failed");
+  }
+  SECTION("what it carries is broken") {
+    f.target.shrink_rom();
+    f.run();
+    CHECK(f.source_events.back() == "failed");
+    CHECK_THAT(f.error(), Catch::Contains("The destination gives up") &&
+                              Catch::Contains("of RAM block 1, which has 1"));
+  }
+  check_stayed(f);
+  CHECK(f.arrival == TargetState::kGone);
 }
 
 TEST_CASE("Migration: what is written meanwhile travels too", "[migration]") {

@@ -54,6 +54,13 @@ class FakeMachine final : public Machine {
   bool left = false;
   std::vector<std::string> log;
 
+  /// Has less of it than it says: a page.
+  void shrink_rom() {
+    memory::RamBlockConfig config;
+    config.name = "rom";
+    config.size_bytes = memory::kDirtyPageBytes;
+    blocks_[1] = MUST(memory::RamBlock::create(config));
+  }
   memory::RamBlock& block(size_t index) { return *blocks_[index]; }
   std::byte* page(uint64_t number) { return blocks_[0]->host() + number * memory::kDirtyPageBytes; }
   void write(uint64_t number, uint64_t value) {
