@@ -172,7 +172,14 @@ uint16_t VirtQueue::available_index() const noexcept {
 }
 
 bool VirtQueue::has_available() const noexcept {
-  return !broken_ && available_index() != next_available_;
+  return !broken_ && (available_index() != next_available_ || !again_.empty());
+}
+
+void VirtQueue::resume_at(uint16_t next_available, std::vector<uint16_t> again) {
+  next_available_ = next_available;
+  next_used_ = published_ = static_cast<uint16_t>(next_available - again.size());
+  again_ = std::move(again);
+  std::ranges::reverse(again_);
 }
 
 bool VirtQueue::fail(const char* reason) noexcept {
@@ -183,20 +190,30 @@ bool VirtQueue::fail(const char* reason) noexcept {
 
 bool VirtQueue::pop(VirtqElement& element) {
   if (!has_available()) return false;
-  const auto offered = static_cast<uint16_t>(available_index() - next_available_);
-  if (offered > config_.size) return fail("more is available than the queue holds");
   if (in_flight_ >= config_.size) return fail("more requests than descriptors");
-  if (!take_chain(element)) return false;
-  ++next_available_;
+  if (!take_next(element)) return false;
   ++in_flight_;
   ++view_->requests;
   element.view_ = view_.get();
   return true;
 }
 
-bool VirtQueue::take_chain(VirtqElement& element) {
+bool VirtQueue::take_next(VirtqElement& element) {
+  if (!again_.empty()) [[unlikely]] {
+    const uint16_t head = again_.back();
+    again_.pop_back();
+    return take_chain(element, head);
+  }
+  const auto offered = static_cast<uint16_t>(available_index() - next_available_);
+  if (offered > config_.size) return fail("more is available than the queue holds");
   const uint64_t slot = next_available_ & (config_.size - 1);
   const uint16_t head = load(rings_.available + kAvailHeader + 2 * slot, std::memory_order_relaxed);
+  if (!take_chain(element, head)) return false;
+  ++next_available_;
+  return true;
+}
+
+bool VirtQueue::take_chain(VirtqElement& element, uint16_t head) {
   if (head >= config_.size) return fail("the head of a chain is outside the table");
   element.head_ = head;
   element.first_readable_ = 0;

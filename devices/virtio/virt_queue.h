@@ -123,6 +123,13 @@ class VirtQueue {
   VirtQueue(const VirtQueue&) = delete;
   VirtQueue& operator=(const VirtQueue&) = delete;
 
+  /// Goes on where another device stopped, before the first pop(): `next_available` is the next
+  /// entry to take, and the chains of `again` were taken there and not given back. They come first.
+  void resume_at(uint16_t next_available, std::vector<uint16_t> again);
+  uint16_t next_available() const noexcept { return next_available_; }
+  /// Of those chains the ones that pop() has not given yet.
+  const std::vector<uint16_t>& again() const noexcept { return again_; }
+
   /// Once before a run of pop(): looks whether the guest's memory map has changed.
   void begin_pass();
   /// Whether the driver offers something. Cheap: for busy-polling.
@@ -174,7 +181,8 @@ class VirtQueue {
   }
   uint16_t available_index() const noexcept;
   bool fail(const char* reason) noexcept;
-  bool take_chain(VirtqElement& element);
+  bool take_next(VirtqElement& element);
+  bool take_chain(VirtqElement& element, uint16_t head);
   bool walk(VirtqElement& element, Table table, uint16_t index, uint32_t& budget);
   bool take_indirect(const VirtqDesc& desc, VirtqElement& element, uint32_t& budget);
   bool add_piece(const VirtqDesc& desc, VirtqElement& element);
@@ -192,6 +200,7 @@ class VirtQueue {
   uint16_t next_available_ = 0;  // the next entry of the available ring that we take
   uint16_t next_used_ = 0;       // the next entry of the used ring that we fill
   uint16_t published_ = 0;       // the used index that the driver sees
+  std::vector<uint16_t> again_;  // the last one is the next
   uint32_t in_flight_ = 0;
   bool notifications_on_ = true;
   bool broken_ = false;

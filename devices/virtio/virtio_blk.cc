@@ -104,7 +104,7 @@ struct VirtioBlk::Request {
 
 VirtioBlk::VirtioBlk(std::string id, Host host, block::Graph& graph, VirtioBlkConfig config,
                      IoErrorSink& errors)
-    : VirtioDevice(std::move(id), host),
+    : SavedVirtio(std::move(id), host),
       graph_(graph),
       config_(std::move(config)),
       io_errors_({.device = this->id(),
@@ -288,7 +288,7 @@ bool VirtioBlk::range_ok(Co& co, uint64_t sector, uint64_t bytes, RequestKind ki
 VirtioBlk::Status VirtioBlk::read(Co& co, Request& request) {
   const IoVector memory = IoVector::of(request.element.writable());
   if (!range_ok(co, request.sector, memory.size, RequestKind::kRead)) return Status::kIoError;
-  const Status status = attempt(co, request.queue, Operation::kRead, [&] {
+  const Status status = attempt(co, request, Operation::kRead, [&] {
     return backend_.co_read(co, request.sector * kSector, memory);
   });
   if (status == Status::kOk) request.written = static_cast<uint32_t>(memory.size);
@@ -300,12 +300,12 @@ VirtioBlk::Status VirtioBlk::write(Co& co, Request& request) {
   if (!range_ok(co, request.sector, memory.size, RequestKind::kWrite) || backend_.read_only()) {
     return Status::kIoError;
   }
-  return attempt(co, request.queue, Operation::kWrite,
+  return attempt(co, request, Operation::kWrite,
                  [&] { return backend_.co_write(co, request.sector * kSector, memory); });
 }
 
 VirtioBlk::Status VirtioBlk::flush(Co& co, Request& request) {
-  return attempt(co, request.queue, Operation::kWrite, [&] { return backend_.co_flush(co); });
+  return attempt(co, request, Operation::kWrite, [&] { return backend_.co_flush(co); });
 }
 
 /// The serial number, padded with zeros, as much as there is room for. [virtio-1.2 5.2.6]
@@ -343,7 +343,7 @@ VirtioBlk::Status VirtioBlk::change_ranges(Co& co, Request& request) {
   for (const BlkRange& range : std::span(ranges).first(count)) {
     const uint64_t offset = range.sector * kSector, size = range.sectors * kSector;
     const auto flags = (range.flags & kRangeUnmap) != 0 ? WriteFlags::kMayUnmap : WriteFlags::kNone;
-    const Status status = attempt(co, request.queue, Operation::kWrite, [&] {
+    const Status status = attempt(co, request, Operation::kWrite, [&] {
       return discards ? backend_.co_discard(co, offset, size)
                       : backend_.co_write_zeroes(co, offset, size, flags);
     });
@@ -353,14 +353,14 @@ VirtioBlk::Status VirtioBlk::change_ranges(Co& co, Request& request) {
 }
 
 template <class F>
-VirtioBlk::Status VirtioBlk::attempt(Co& co, VirtioQueue& queue, Operation kind, F&& operation) {
+VirtioBlk::Status VirtioBlk::attempt(Co& co, Request& request, Operation kind, F&& operation) {
   struct Waiter final : IoErrorPolicy::Request {
-    explicit Waiter(VirtioQueue& its_queue) : queue(its_queue) {}
-    bool given_up() const noexcept override { return queue.stopping(); }
-    void park() override { queue.park(); }
-    void unpark() override { queue.unpark(); }
-    VirtioQueue& queue;
-  } waiter(queue);
+    explicit Waiter(VirtioBlk::Request& its_request) : request(its_request) {}
+    bool given_up() const noexcept override { return request.queue.stopping(); }
+    void park() override { request.queue.park(request.element); }
+    void unpark() override { request.queue.unpark(request.element); }
+    VirtioBlk::Request& request;
+  } waiter(request);
   return io_errors_.attempt(co, waiter, kind, operation) ? Status::kOk : Status::kIoError;
 }
 

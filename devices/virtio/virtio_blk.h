@@ -7,7 +7,7 @@
 
 #include "block/backend.h"
 #include "devices/io_error_policy.h"
-#include "devices/virtio/virtio_device.h"
+#include "devices/virtio/saved_virtio.h"
 
 namespace rhea::devices {
 
@@ -30,12 +30,22 @@ struct VirtioBlkConfig {
   OnIoError on_write_error = OnIoError::kNoSpace;
 };
 
+struct VirtioBlkState {
+  static constexpr std::string_view kKind = "virtio-blk-pci";
+  static constexpr uint32_t kVersion = 1;
+  bool write_cache = true;
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("write_cache", s.write_cache);
+  }
+};
+
 /// The device. Each queue's requests run as coroutines on the queue's context, one a request, from
 /// the ring to the used ring without a lock or an allocation.
 ///
 /// Thread: see VirtioDevice. Owns: its block backend.
 /// Errors: on realize those of the block graph (no such node, permissions).
-class VirtioBlk final : public VirtioDevice, private block::BackendUser {
+class VirtioBlk final : public SavedVirtio<VirtioBlkState>, private block::BackendUser {
  public:
   static constexpr uint64_t kSector = 512;
   static constexpr uint32_t kMaxSectors = 0x7fff'ffff / kSector;  ///< of a discard or zeroing
@@ -72,6 +82,12 @@ class VirtioBlk final : public VirtioDevice, private block::BackendUser {
   Served serve(VirtioQueue& queue) override;
   void stopping(VirtioQueue& queue) override;
 
+  VirtioBlkState own_state() override REQUIRES(bql) { return {backend_.write_cache()}; }
+  Result<void> check_own(const VirtioBlkState&) const override REQUIRES(bql) { return ok(); }
+  void set_own(const VirtioBlkState& own) override REQUIRES(bql) {
+    backend_.set_write_cache(own.write_cache);
+  }
+
   void drained_begin() noexcept override;
   void drained_end() noexcept override;
   bool drained_poll() const noexcept override;
@@ -86,7 +102,7 @@ class VirtioBlk final : public VirtioDevice, private block::BackendUser {
   Status get_id(Request& request);
   /// Does `operation` until it succeeds or its failure is dealt with.
   template <class F>
-  Status attempt(Co& co, VirtioQueue& queue, IoError::Operation kind, F&& operation);
+  Status attempt(Co& co, Request& request, IoError::Operation kind, F&& operation);
   bool range_ok(Co& co, uint64_t sector, uint64_t bytes, block::RequestKind kind);
   void let_go_of_disk() REQUIRES(bql);
 

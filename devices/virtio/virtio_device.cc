@@ -4,23 +4,15 @@
 #include <array>
 #include <utility>
 
+#include "devices/internal/virtio_status.h"
 #include "util/check.h"
 #include "util/log.h"
 
 namespace rhea::devices {
 namespace {
 
-constexpr uint8_t bits(auto... status) {
-  return static_cast<uint8_t>((std::to_underlying(status) | ... | 0));
-}
+using namespace internal;
 using enum VirtioStatus;
-
-constexpr uint8_t kFound = bits(kAcknowledge);
-constexpr uint8_t kDriven = bits(kAcknowledge, kDriver);
-constexpr uint8_t kNegotiated = bits(kAcknowledge, kDriver, kFeaturesOk);
-constexpr uint8_t kLive = bits(kAcknowledge, kDriver, kFeaturesOk, kDriverOk);
-/// The driver's progress, without the bits that can be set at any time.
-constexpr uint8_t kProgress = kLive;
 
 struct Step {
   uint8_t from, to;
@@ -33,15 +25,6 @@ bool is_step(uint8_t from, uint8_t to) {
   return from == to || std::ranges::any_of(kSteps, [&](const Step& step) {
            return step.from == from && step.to == to;
          });
-}
-
-bool has(uint64_t features, VirtioFeature feature) { return (features & bit(feature)) != 0; }
-
-VirtQueue::Features ring_features(uint64_t features) {
-  unsigned set = 0;
-  if (has(features, VirtioFeature::kIndirectDesc)) set |= 1;
-  if (has(features, VirtioFeature::kEventIdx)) set |= 2;
-  return static_cast<VirtQueue::Features>(set);
 }
 
 }  // namespace
@@ -179,8 +162,11 @@ void VirtioDevice::reset_queue(unsigned index) {
 
 void VirtioDevice::start_queue(VirtioQueue& queue) {
   queue.running_ = true;
-  const Start start{queue.config_, ring_features(driver_features_), paused_ != 0};
-  queue.context_->post([this, &queue, start] { start_here(queue, start); });
+  post_start(queue, {queue.config_, ring_features(driver_features_), paused_ != 0});
+}
+
+void VirtioDevice::post_start(VirtioQueue& queue, Start start) {
+  queue.context_->post([this, &queue, start = std::move(start)] { start_here(queue, start); });
 }
 
 void VirtioDevice::stop_queue(VirtioQueue& queue) {
@@ -280,8 +266,7 @@ bool VirtioDevice::busy() const noexcept {
 }
 
 /// Calls `body` for each queue on its context, and waits for that.
-template <class F>
-void VirtioDevice::on_contexts(F&& body) {
+void VirtioDevice::on_contexts(const std::function<void(VirtioQueue&)>& body) {
   MainWait& waiter = host_.loop.waiter();
   for (const auto& queue : queues_) {
     pauses_.fetch_add(1, std::memory_order_relaxed);
@@ -371,6 +356,7 @@ void VirtioDevice::start_here(VirtioQueue& queue, const Start& start) {
     return set_broken("a queue that can not run");
   }
   queue.rings_ = *std::move(rings);
+  if (start.resumes) queue.rings_->resume_at(start.next_available, start.again);
   queue.paused_ = start.paused;
   enter_here(queue);
   // What the driver put there before it was ready to be rung.
@@ -457,7 +443,7 @@ void VirtioDevice::after(VirtioQueue& queue) {
 
 void VirtioDevice::request_ended(VirtioQueue& queue) {
   --queue.taken_;
-  queue.park();
+  queue.uncount_request();
   if (queue.stopping_ && queue.taken_ == 0) finish_stop(queue);
 }
 

@@ -11,8 +11,7 @@
 //   drain         main posts "pause"; a drain polls until all have paused (G17)
 //   leave         main posts "pause" and "report"; a context tells main when nothing is under way
 //   move          main pauses, waits for what was taken, and posts "leave" to the old contexts,
-//   then
-//                 "enter" to the new ones
+//                 then "enter" to the new ones
 //   broken queue  the context posts "needs reset" to main
 #pragma once
 
@@ -24,8 +23,10 @@
 #include <string>
 #include <vector>
 
+#include "devices/device.h"
 #include "devices/guest_error.h"
 #include "devices/virtio/virtio_queue.h"
+#include "devices/virtio/virtio_state.h"
 #include "memory/guest_memory.h"
 #include "util/aio_context.h"
 #include "util/bql.h"
@@ -138,6 +139,18 @@ class VirtioDevice {
   virtual void machine_stopped() REQUIRES(bql) { pause(); }
   virtual void machine_runs() REQUIRES(bql) { resume(); }
 
+  // Migration; see saved_virtio.h. Main, at the top; the machine is stopped, the block layer
+  // drained.
+  virtual StateFormat state_format() const = 0;
+  virtual std::vector<uint8_t> save(VirtioPciState function) REQUIRES(bql) = 0;
+  virtual Result<VirtioLoaded> decode(std::span<const uint8_t> bytes) REQUIRES(bql) = 0;
+  /// The driver's progress and the rings.
+  VirtioDeviceState driver_state() REQUIRES(bql);
+  Result<void> check_driver_state(const VirtioDeviceState& state) const REQUIRES(bql);
+  /// Rings go on where they were, once resume_loaded() says that the machine runs.
+  void set_driver_state(const VirtioDeviceState& state) REQUIRES(bql);
+  void resume_loaded() REQUIRES(bql);
+
   GuestErrors& errors() noexcept { return errors_; }
 
  protected:
@@ -186,8 +199,7 @@ class VirtioDevice {
   void serve_main() REQUIRES(bql);
   void post_pause(bool paused) REQUIRES(bql);
   void post_reports(bool reports) REQUIRES(bql);
-  template <class F>
-  void on_contexts(F&& body) REQUIRES(bql);
+  void on_contexts(const std::function<void(VirtioQueue&)>& body) REQUIRES(bql);
   Result<void> wait_until_quiet() REQUIRES(bql);
 
   // On the queue's context.
@@ -195,7 +207,14 @@ class VirtioDevice {
     VirtQueueConfig config;
     VirtQueue::Features features;
     bool paused;
+    bool resumes = false;  // where another device stopped
+    uint16_t next_available = 0;
+    std::vector<uint16_t> again{};
   };
+  void post_start(VirtioQueue& queue, Start start) REQUIRES(bql);
+  static void rings_state(const VirtioQueue& queue, VirtioQueueState& state);
+  Result<void> check_queue_state(const VirtioDeviceState& state, const VirtioQueue& queue) const
+      REQUIRES(bql);
   void start_here(VirtioQueue& queue, const Start& start);
   void enter_here(VirtioQueue& queue);
   void leave_here(VirtioQueue& queue);
@@ -220,8 +239,9 @@ class VirtioDevice {
   bool resetting_ GUARDED_BY(bql) = false;
   bool realized_ GUARDED_BY(bql) = false;
   unsigned paused_ GUARDED_BY(bql) = 0;
-  std::atomic<unsigned> stops_{0};   // asked for and not acknowledged
-  std::atomic<unsigned> pauses_{0};  // likewise
+  bool loaded_ GUARDED_BY(bql) = false;  // it has not run since; one of paused_
+  std::atomic<unsigned> stops_{0};       // asked for and not acknowledged
+  std::atomic<unsigned> pauses_{0};      // likewise
   std::atomic<const char*> broken_{nullptr};
   std::function<void()> look_ GUARDED_BY(bql);  // set while it prepares to leave
   std::unique_ptr<Bh> service_bh_;              // completes resets, tells of a broken driver

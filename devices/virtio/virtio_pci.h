@@ -70,6 +70,13 @@ class VirtioPci final : public PciDevice, private VirtioTransport {
 
   VirtioDevice& device() noexcept { return *device_; }
 
+  StateFormat state_format() const override { return device_->state_format(); }
+  std::vector<uint8_t> save() override REQUIRES(bql);
+  Result<std::move_only_function<void()>> prepare_load(std::span<const uint8_t> bytes) override
+      REQUIRES(bql);
+  /// Every queue looks at its ring: what lies there was rung for on the other side.
+  void resume_loaded() override REQUIRES(bql) { device_->resume_loaded(); }
+
   void prepare_to_leave(std::function<void()> look) override REQUIRES(bql) {
     device_->prepare_to_leave(std::move(look));
   }
@@ -125,6 +132,9 @@ class VirtioPci final : public PciDevice, private VirtioTransport {
   void write_device(uint64_t offset, uint64_t value, unsigned size) REQUIRES(bql);
   uint64_t read_notify(uint64_t offset, unsigned size) REQUIRES(bql);
   void write_notify(uint64_t offset, uint64_t value, unsigned size) REQUIRES(bql);
+
+  Result<void> check_function(const VirtioPciState& state) const REQUIRES(bql);
+  void set_function(const VirtioPciState& state) REQUIRES(bql);
 
   uint16_t checked_vector(uint64_t value) const {
     return value < msix_.vectors() ? static_cast<uint16_t>(value) : kNoVector;

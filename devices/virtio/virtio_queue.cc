@@ -1,5 +1,7 @@
 #include "devices/virtio/virtio_queue.h"
 
+#include <algorithm>
+
 #include "devices/virtio/virtio_device.h"
 
 namespace rhea::devices {
@@ -7,7 +9,7 @@ namespace rhea::devices {
 bool VirtioQueue::pop(VirtqElement& element) {
   if (rings_ == nullptr || !rings_->pop(element)) return false;
   ++taken_;
-  unpark();
+  count_request();
   return true;
 }
 
@@ -31,12 +33,22 @@ void VirtioQueue::reject(VirtqElement& element, const char* reason) {
   device_.request_ended(*this);
 }
 
-void VirtioQueue::unpark() {
+void VirtioQueue::park(const VirtqElement& element) {
+  parked_.push_back(element.head());
+  uncount_request();
+}
+
+void VirtioQueue::unpark(const VirtqElement& element) {
+  parked_.erase(std::ranges::find(parked_, element.head()));
+  count_request();
+}
+
+void VirtioQueue::count_request() {
   // One writer, so no atomic addition. relaxed: others look after an acknowledgement of this thread
   requests_.store(requests_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 
-void VirtioQueue::park() {
+void VirtioQueue::uncount_request() {
   // release: pairs with the acquire in busy()
   requests_.store(requests_.load(std::memory_order_relaxed) - 1, std::memory_order_release);
   device_.host_.loop.waiter().kick();

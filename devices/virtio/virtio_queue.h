@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "devices/virtio/virt_queue.h"
 #include "util/aio_context.h"
@@ -38,13 +39,16 @@ class VirtioQueue {
     return stopping_.load(std::memory_order_acquire);  // pairs with the stores in VirtioDevice
   }
   /// A request waits for a person (an I/O error that stopped the machine): a drain does not wait
-  /// for it. Each park() is followed by one unpark() before the request goes on.
-  void park();
-  void unpark();
+  /// for it. Each park() is followed by one unpark() before the request goes on. A guest that is
+  /// moved meanwhile takes it along, by its head.
+  void park(const VirtqElement& element);
+  void unpark(const VirtqElement& element);
 
  private:
   friend class VirtioDevice;
   VirtioQueue(VirtioDevice& device, unsigned index) : device_(device), index_(index) {}
+  void count_request();
+  void uncount_request();
 
   VirtioDevice& device_;
   const unsigned index_;
@@ -67,6 +71,7 @@ class VirtioQueue {
   bool in_pass_ = false;
   bool starved_ = false;
   bool reports_ = false;               // tells main whenever nothing is under way
+  std::vector<uint16_t> parked_;       // heads, while they wait for the machine
   uint32_t taken_ = 0;                 // requests taken and not completed
   std::atomic<uint32_t> requests_{0};  // of these, those not parked; others read it
 };

@@ -91,8 +91,8 @@ std::optional<ScsiBus::TaskResult> carry_out(Co& co, ScsiBus& bus, VirtioScsiTas
 struct VirtioScsi::Request final : ScsiRequest {
   Request(VirtioQueue& q, VirtqElement& e, uint32_t size)
       : queue(q), element(e), sense_size(size) {}
-  void park() override { queue.park(); }
-  void unpark() override { queue.unpark(); }
+  void park() override { queue.park(element); }
+  void unpark() override { queue.unpark(element); }
 
   VirtioQueue& queue;
   VirtqElement& element;
@@ -100,7 +100,7 @@ struct VirtioScsi::Request final : ScsiRequest {
 };
 
 VirtioScsi::VirtioScsi(std::string id, Host host, VirtioScsiConfig config)
-    : VirtioDevice(std::move(id), host),
+    : SavedVirtio(std::move(id), host),
       config_(std::move(config)),
       bus_(config_.bus_name, {}, host.loop) {
   AioContext& first = *config_.queues.front();
@@ -345,6 +345,24 @@ void VirtioScsi::tell(VirtioQueue& queue, VirtqElement& element) {
   RHEA_CHECK(event.has_value(), "an event of {} has gone", id());
   element.copy_in(0, bytes_of(*event));
   queue.complete(element, sizeof *event);
+}
+
+VirtioScsiState VirtioScsi::own_state() {
+  return {.sense_size = sense_size_.load(std::memory_order_relaxed),
+          .cdb_size = cdb_size_.load(std::memory_order_relaxed),
+          .events = events_.saved()};
+}
+
+Result<void> VirtioScsi::check_own(const VirtioScsiState& own) const {
+  TRY(check_at_most("sense_size", own.sense_size, kMaxSenseSize));
+  TRY(check_at_most("cdb_size", own.cdb_size, kMaxCdbSize));
+  return VirtioScsiEvents::check(own.events);
+}
+
+void VirtioScsi::set_own(const VirtioScsiState& own) {
+  sense_size_.store(own.sense_size, std::memory_order_relaxed);
+  cdb_size_.store(own.cdb_size, std::memory_order_relaxed);
+  events_.load(own.events);
 }
 
 void VirtioScsi::unit_added(const ScsiAddress& address) {

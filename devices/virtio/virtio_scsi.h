@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "devices/scsi/scsi_bus.h"
-#include "devices/virtio/virtio_device.h"
+#include "devices/virtio/saved_virtio.h"
 #include "devices/virtio/virtio_scsi_events.h"
 #include "devices/virtio/virtio_scsi_spec.h"
 
@@ -25,6 +25,20 @@ struct VirtioScsiConfig {
   bool indirect_desc = true, event_idx = true;
 };
 
+struct VirtioScsiState {
+  static constexpr std::string_view kKind = "virtio-scsi-pci";
+  static constexpr uint32_t kVersion = 1;
+  uint32_t sense_size = kDefaultSenseSize;
+  uint32_t cdb_size = kDefaultCdbSize;
+  VirtioScsiEventsState events;
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("sense_size", s.sense_size);
+    v.field("cdb_size", s.cdb_size);
+    v.field("events", s.events);
+  }
+};
+
 /// The device. A request is a coroutine on its queue's context, from the ring to the used ring; so
 /// is a task management function, on the context of the first request queue, where the control and
 /// the event queue are. It has taken effect before the driver hears of it: it goes round the
@@ -33,7 +47,7 @@ struct VirtioScsiConfig {
 /// Buffers of the event queue stay in its ring until there is something to say.
 ///
 /// Thread: see VirtioDevice. Owns: its bus. Invariants: unrealized without units.
-class VirtioScsi final : public VirtioDevice, private ScsiBusListener {
+class VirtioScsi final : public SavedVirtio<VirtioScsiState>, private ScsiBusListener {
  public:
   VirtioScsi(std::string id, Host host, VirtioScsiConfig config);
   ~VirtioScsi() override;
@@ -62,6 +76,10 @@ class VirtioScsi final : public VirtioDevice, private ScsiBusListener {
   void unit_added(const ScsiAddress& address) override REQUIRES(bql);
   void unit_removed(const ScsiAddress& address) override REQUIRES(bql);
   void unit_changed(const ScsiAddress& address, const ScsiSense& sense) override;
+
+  VirtioScsiState own_state() override REQUIRES(bql);
+  Result<void> check_own(const VirtioScsiState& own) const override REQUIRES(bql);
+  void set_own(const VirtioScsiState& own) override REQUIRES(bql);
 
   // Request queues.
   void handle_command(Co& co, VirtioQueue& queue);

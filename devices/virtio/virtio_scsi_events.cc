@@ -1,5 +1,6 @@
 #include "devices/virtio/virtio_scsi_events.h"
 
+#include <bit>
 #include <utility>
 
 namespace rhea::devices {
@@ -55,6 +56,38 @@ std::optional<VirtioScsiEvent> VirtioScsiEvents::take() {
       event.event = event.event | std::to_underlying(Kind::kMissed);
     }
     return event;
+  });
+}
+
+VirtioScsiEventsState VirtioScsiEvents::saved() const {
+  return state_.with([](const State& state) {
+    VirtioScsiEventsState saved{.listened = state.features.has_value(),
+                                .features = state.features.value_or(0),
+                                .waiting = {},
+                                .missed = state.missed};
+    for (const VirtioScsiEvent& event : state.waiting) {
+      saved.waiting.push_back(
+          {std::bit_cast<decltype(VirtioScsiEventsState::Event::bytes)>(event)});
+    }
+    return saved;
+  });
+}
+
+Result<void> VirtioScsiEvents::check(const VirtioScsiEventsState& state) {
+  if (!state.listened && (!state.waiting.empty() || state.missed)) {
+    return fail(ErrorKind::kCorrupt, "field 'waiting': {} events for nobody", state.waiting.size());
+  }
+  return ok();
+}
+
+void VirtioScsiEvents::load(const VirtioScsiEventsState& saved) {
+  state_.with([&saved](State& state) {
+    state = {};
+    if (saved.listened) state.features = saved.features;
+    for (const auto& event : saved.waiting) {
+      state.waiting.push_back(std::bit_cast<VirtioScsiEvent>(event.bytes));
+    }
+    state.missed = saved.missed;
   });
 }
 

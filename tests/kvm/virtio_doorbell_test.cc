@@ -7,6 +7,7 @@
 #include "devices/pci_bus.h"
 #include "devices/virtio/virtio_pci.h"
 #include "tests/kvm/bare_vm.h"
+#include "tests/support/stateless_virtio.h"
 #include "util/main_loop.h"
 
 using namespace rhea;
@@ -20,9 +21,9 @@ constexpr uint64_t kNotifyPage = 0x3000;
 constexpr unsigned kSlot = 3;
 
 /// Two queues that nobody starts: their doorbells just count.
-class Idle final : public devices::VirtioDevice {
+class Idle final : public StatelessVirtio {
  public:
-  explicit Idle(Host host) : VirtioDevice("idle", host) {
+  explicit Idle(Host host) : StatelessVirtio("idle", host) {
     for (int i = 0; i < 2; ++i) add_queue(host.loop.block(), 64);
   }
   uint16_t virtio_id() const noexcept override { return 42; }

@@ -30,6 +30,12 @@ class GuestQueue {
     std::memset(ram + at, 0, bytes(size));
     for (uint16_t i = 0; i < size; ++i) free_.push_back(i);
   }
+  /// The same driver behind a move to another machine, whose RAM has the same contents.
+  GuestQueue moved_to(std::byte* ram, int doorbell) const {
+    GuestQueue moved(*this, doorbell);
+    moved.ram_ = ram;
+    return moved;
+  }
   static constexpr uint64_t bytes(uint16_t size) { return 3 * 4096 + uint64_t{size} * 32; }
   uint64_t descriptors() const { return at_; }
   uint64_t available() const { return at_ + uint64_t{size_} * 16; }
@@ -112,6 +118,15 @@ class GuestQueue {
   uint16_t avail_event() { return word(used() + 4 + 8 * uint64_t{size_}).load(); }
 
  private:
+  GuestQueue(const GuestQueue& other, int doorbell)
+      : ram_(other.ram_),
+        at_(other.at_),
+        size_(other.size_),
+        doorbell_(doorbell),
+        free_(other.free_),
+        chains_(other.chains_),
+        next_offer_(other.next_offer_),
+        next_used_(other.next_used_) {}
   std::atomic_ref<uint16_t> word(uint64_t address) {
     return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(ram_ + address));
   }

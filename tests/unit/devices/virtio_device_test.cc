@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/support/size.h"
+#include "tests/support/stateless_virtio.h"
 #include "tests/support/virtio_guest.h"
 #include "util/io_thread.h"
 #include "util/rcu.h"
@@ -28,10 +29,10 @@ constexpr uint8_t kLive = 15, kNeedsReset = 64;
 constexpr uint16_t kSize = 64;
 
 /// Takes every request and keeps it until it is told to let go.
-class Holder final : public VirtioDevice {
+class Holder final : public test::StatelessVirtio {
  public:
   Holder(Host host, const std::vector<AioContext*>& contexts)
-      : VirtioDevice("holder", host), held_(contexts.size()) {
+      : StatelessVirtio("holder", host), held_(contexts.size()) {
     for (AioContext* context : contexts) add_queue(*context, kSize);
   }
 
