@@ -47,6 +47,7 @@ class Fixture : public test::BusyDeviceFixture {
     auto* pci = dynamic_cast<devices::VirtioPci*>(bus().device_at(5));
     driver.negotiate(~uint64_t{0});
     queues_.clear();
+    next_page_ = 0;
     for (uint16_t i = 0; i < kFirstRequestQueue + kRequestQueues; ++i) {
       queues_.push_back(
           driver.set_up_queue(i, 0x10000 + uint64_t{0x10000} * i, 64, pci->device().kick_fd(i)));
@@ -80,16 +81,17 @@ class Fixture : public test::BusyDeviceFixture {
   size_t resume() override { return injector("n0").resume("held") + injector("n1").resume("held"); }
 
  private:
-  /// The units' headers lie at 0x1000 and 0x1100, what comes back is not looked at.
+  /// Each command has a page of its own, as the queues run on two threads: the header, what comes
+  /// back at 0x400 and the data at 0x800, neither of which is looked at.
   void offer(GuestQueue& queue, size_t unit, std::array<uint8_t, 10> cdb) {
-    const uint64_t at = (cdb[0] == 0 ? 0x2000 : 0x1000) + 0x100 * unit;
-    std::byte* header = machine().ram() + at;
+    const uint64_t page = 0x20'0000 + 0x1000 * next_page_++;
+    std::byte* header = machine().ram() + page;
     std::memset(header, 0, 51);
     header[0] = std::byte{1};  // a single level LUN structure: target 0
     header[3] = static_cast<std::byte>(unit);
     std::ranges::copy(std::as_bytes(std::span(cdb)), header + 19);
-    queue.offer(std::array{GuestBuffer{at, 51, false}, GuestBuffer{0x3000, 108, true},
-                           GuestBuffer{0x8000, 512, true}});
+    queue.offer(std::array{GuestBuffer{page, 51, false}, GuestBuffer{page + 0x400, 108, true},
+                           GuestBuffer{page + 0x800, 512, true}});
   }
   /// TEST UNIT READY: the first command is told of the power-on instead of being carried out.
   void hear_of_power_on(unsigned unit) {
@@ -103,6 +105,7 @@ class Fixture : public test::BusyDeviceFixture {
   }
 
   std::vector<GuestQueue> queues_;
+  uint64_t next_page_ = 0;
 };
 
 }  // namespace

@@ -52,10 +52,12 @@ class Fixture : public test::BusyDeviceFixture {
     }
     driver.go();
     std::memset(machine().ram() + 0x1000, 0, 16);  // the header of a read of sector 0
+    // What comes back is not looked at, but each has a page of its own: two threads fill them.
+    uint64_t page = 0x20'0000;
     for (GuestQueue& queue : queues) {
-      for (int i = 0; i < count; ++i) {
-        queue.offer(std::array{GuestBuffer{0x1000, 16, false}, GuestBuffer{0x8000, 512, true},
-                               GuestBuffer{0x2000, 1, true}});
+      for (int i = 0; i < count; ++i, page += 0x1000) {
+        queue.offer(std::array{GuestBuffer{0x1000, 16, false}, GuestBuffer{page, 512, true},
+                               GuestBuffer{page + 0x800, 1, true}});
       }
       queue.ring();
     }
