@@ -66,7 +66,7 @@ void wait_until_full(int fd) {
 }  // namespace
 
 TEST_CASE("Channel: thousands of parts arrive whole, however they are cut", "[migration]") {
-  const Watchdog watchdog("channel transfer", 60s);
+  const Watchdog watchdog("channel transfer", 300s);
   for (const Kind& kind : kKinds) {
     INFO(kind.name);
     Ends ends = kind.make();
@@ -128,7 +128,7 @@ TEST_CASE("Channel: the stream's end is an error in the middle, and none between
 }
 
 TEST_CASE("Channel: shutdown wakes a writer whose peer reads nothing", "[migration]") {
-  const Watchdog watchdog("shutdown of a writer", 30s);
+  const Watchdog watchdog("shutdown of a writer", 300s);
   for (const Kind& kind : kKinds) {
     auto [ours, theirs] = socket_pair();
     Pipe pipe = MUST(make_pipe());
@@ -148,7 +148,7 @@ TEST_CASE("Channel: shutdown wakes a writer whose peer reads nothing", "[migrati
 }
 
 TEST_CASE("Channel: shutdown wakes a reader whose peer writes nothing", "[migration]") {
-  const Watchdog watchdog("shutdown of a reader", 30s);
+  const Watchdog watchdog("shutdown of a reader", 300s);
   for (const Kind& kind : kKinds) {
     Ends ends = kind.make();
     std::atomic<bool> started = false;
@@ -176,7 +176,7 @@ TEST_CASE("Channel: one switch ends all channels that hold it", "[migration]") {
 }
 
 TEST_CASE("Channel: a sender over its limit goes on when the limit changes", "[migration]") {
-  const Watchdog watchdog("limited sender", 30s);
+  const Watchdog watchdog("limited sender", 300s);
   const rhea::test::ManualClock clock;  // stands still: only a change can let it go on
   const auto limit = std::make_shared<BandwidthLimit>(clock, 1000);
   auto [ours, theirs] = socket_pair();
@@ -198,7 +198,7 @@ TEST_CASE("Channel: a sender over its limit goes on when the limit changes", "[m
 }
 
 TEST_CASE("Channel: shutdown wakes a sender that waits for its limit", "[migration]") {
-  const Watchdog watchdog("shutdown of a limited sender", 30s);
+  const Watchdog watchdog("shutdown of a limited sender", 300s);
   const rhea::test::ManualClock clock;
   const auto limit = std::make_shared<BandwidthLimit>(clock, 1);
   Ends ends = socket_ends();

@@ -120,7 +120,7 @@ TEST_CASE("connect_to: who does not answer is named in QEMU's words", "[migratio
 }
 
 TEST_CASE("connect_to: a thrown switch ends it while the listener's queue is full", "[migration]") {
-  const Watchdog watchdog("cancelled connect", 60s);
+  const Watchdog watchdog("cancelled connect", 300s);
   const TempDir folder;
   const std::string uri = "unix:" + folder.file("s");
   const auto listener = MUST(Listener::create(address(uri)));
@@ -170,7 +170,7 @@ TEST_CASE("file: one that can not be opened is named", "[migration]") {
 }
 
 TEST_CASE("exec: the command has the stream, and its failure is reported", "[migration]") {
-  const Watchdog watchdog("exec", 30s);
+  const Watchdog watchdog("exec", 300s);
   const TempDir folder;
   const std::string path = folder.file("saved");
   const ChannelPtr out = outgoing("exec:cat > " + path);
@@ -192,7 +192,7 @@ TEST_CASE("exec: the command has the stream, and its failure is reported", "[mig
 }
 
 TEST_CASE("exec: a command that never ends is killed with what it started", "[migration]") {
-  const Watchdog watchdog("endless exec", 30s);
+  const Watchdog watchdog("endless exec", 300s);
   SECTION("by the switch, while its end is waited for") {
     const auto cancel = make_cancel();
     const ChannelPtr out = MUST(connect_to(address("exec:sleep 1000; true"), cancel, {}));

@@ -37,17 +37,28 @@ size_t entries(const char* folder) {
 struct Held {
   size_t descriptors = entries("/proc/self/fd");
   size_t threads = entries("/proc/self/task");
-  bool operator==(const Held&) const = default;
+
+  /// A thread that was joined stays in /proc for a moment; what leaks is left to the watchdog.
+  void wait_until_given_back() const {
+    for (;;) {
+      const Held now;
+      if (now.descriptors == descriptors && now.threads == threads) return;
+      std::this_thread::yield();
+    }
+  }
 };
 
 /// Sends rounds until something fails, and says what.
 Error send_until_error(MultifdSender& sender, uint32_t pages) {
-  for (unsigned round = 0;; ++round) {
+  for (;;) {
     for (uint32_t page = 0; page < pages; ++page) {
       auto queued = sender.queue_page(0, page);
       if (!queued) return queued.error();
+      if (page != pages / 2) continue;
+      auto synced = sender.sync(SyncKind::kLocal);
+      if (!synced) return synced.error();
     }
-    auto synced = sender.sync(round % 2 == 0 ? SyncKind::kLocal : SyncKind::kAll);
+    auto synced = sender.sync(SyncKind::kAll);
     if (!synced) return synced.error();
   }
 }
@@ -166,7 +177,7 @@ void break_at(const char* point, bool own_thread, unsigned n, int pass) {
 
 TEST_CASE("Multifd: a channel that breaks at any point ends everything (T001c)",
           "[migration][multifd]") {
-  const Watchdog watchdog("multifd faults", 300s);
+  const Watchdog watchdog("multifd faults", 600s);
   const Held before;
   for (const unsigned n : {0U, 3U}) {
     for (const int pass : {1, 3}) {
@@ -174,12 +185,12 @@ TEST_CASE("Multifd: a channel that breaks at any point ends everything (T001c)",
       for (const char* point : kMigrationPoints) break_at(point, false, n, pass);
     }
   }
-  CHECK(Held() == before);
+  before.wait_until_given_back();
 }
 
 TEST_CASE("Multifd: a channel that can not connect ends everything (T001c)",
           "[migration][multifd]") {
-  const Watchdog watchdog("multifd connect failure", 60s);
+  const Watchdog watchdog("multifd connect failure", 600s);
   const Held before;
   for (unsigned n = 0; n < Faulty::kChannels; ++n) {
     Faulty faulty;
@@ -192,12 +203,12 @@ TEST_CASE("Multifd: a channel that can not connect ends everything (T001c)",
         n);
     CHECK(faulty.run().message() == named(n) + "Failed to connect to 'x': refused");
   }
-  CHECK(Held() == before);
+  before.wait_until_given_back();
 }
 
 TEST_CASE("Multifd: a peer that goes before the hello or in a payload is named (T001c)",
           "[migration][multifd]") {
-  const Watchdog watchdog("multifd vanishing peer", 60s);
+  const Watchdog watchdog("multifd vanishing peer", 600s);
   const Held before;
   // 0: before the hello; 50: in it; 64: after it; 100: in page numbers; 20000: in pages.
   for (const size_t bytes : {0UL, 50UL, 64UL, 100UL, 20'000UL}) {
@@ -216,12 +227,12 @@ TEST_CASE("Multifd: a peer that goes before the hello or in a payload is named (
     // The kernel tells EPIPE from ECONNRESET by what the peer had left unread.
     CHECK(error.message().starts_with(named(kGone) + "Unable to write to socket: "));
   }
-  CHECK(Held() == before);
+  before.wait_until_given_back();
 }
 
 TEST_CASE("Multifd: a sync meets a channel that dies without counting its token (T001a, T001c)",
           "[migration][multifd]") {
-  const Watchdog watchdog("multifd dying channel", 60s);
+  const Watchdog watchdog("multifd dying channel", 600s);
   // The channel is held between taking its job back and giving back the token, until the migration
   // thread has come to its own end. The model found that a sync could count the tokens just then.
   Faulty faulty;
@@ -300,7 +311,7 @@ struct Stalled {
 
 TEST_CASE("Multifd: the migration thread sleeps while all channels are stuck (T001e)",
           "[migration][multifd]") {
-  const Watchdog watchdog("multifd stalled", 120s);
+  const Watchdog watchdog("multifd stalled", 600s);
   Stalled stalled(4);
   const bool in_sync = GENERATE(false, true);
   INFO((in_sync ? "in a sync" : "with a batch in hand"));
@@ -333,7 +344,7 @@ TEST_CASE("Multifd: the migration thread sleeps while all channels are stuck (T0
 
 TEST_CASE("Multifd: after a cancel the next attempt works with fewer channels (T001f)",
           "[migration][multifd]") {
-  const Watchdog watchdog("multifd again", 120s);
+  const Watchdog watchdog("multifd again", 600s);
   const auto source = make_ram(1024);
   fill_ram(*source, 7);
   const Held before;
@@ -356,12 +367,12 @@ TEST_CASE("Multifd: after a cancel the next attempt works with fewer channels (T
       CHECK(same_bytes(*source, *destination));
       again.finish();
     }
-    CHECK(Held() == before);
+    before.wait_until_given_back();
   }
 }
 
 TEST_CASE("Multifd: a cancel at any point ends both sides (T001f)", "[migration][multifd]") {
-  const Watchdog watchdog("multifd cancelled anywhere", 300s);
+  const Watchdog watchdog("multifd cancelled anywhere", 600s);
   const Held before;
   for (const auto& points :
        {std::vector<const char*>(std::begin(kChannelPoints), std::end(kChannelPoints)),
@@ -380,12 +391,12 @@ TEST_CASE("Multifd: a cancel at any point ends both sides (T001f)", "[migration]
       CHECK(faulty.run().kind() == ErrorKind::kCancelled);
     }
   }
-  CHECK(Held() == before);
+  before.wait_until_given_back();
 }
 
 TEST_CASE("Multifd: one that is dropped without a word ends its threads (T001f)",
           "[migration][multifd]") {
-  const Watchdog watchdog("multifd dropped", 60s);
+  const Watchdog watchdog("multifd dropped", 600s);
   const Held before;
   {
     const Stalled idle(3);
@@ -396,5 +407,5 @@ TEST_CASE("Multifd: one that is dropped without a word ends its threads (T001f)"
     Migration migration({}, *source, *destination);
     Migration::MUST_OK(migration.sender->queue_page(0, 1));
   }
-  CHECK(Held() == before);
+  before.wait_until_given_back();
 }

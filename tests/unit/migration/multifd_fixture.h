@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cstddef>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
@@ -43,7 +44,7 @@ inline void fill_ram(const memory::RamBlock& ram, unsigned seed) {
 }
 
 inline bool same_bytes(const memory::RamBlock& a, const memory::RamBlock& b) {
-  return std::ranges::equal(a.bytes(), b.bytes());
+  return std::memcmp(a.host(), b.host(), a.size_bytes()) == 0;
 }
 
 /// Which channel the calling thread sends on: set while it connects.

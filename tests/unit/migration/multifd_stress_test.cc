@@ -216,7 +216,7 @@ uint64_t overtake(Rounds rounds) {
 
 TEST_CASE("Multifd: a newer copy waits for an older one on a slower channel (T001d)",
           "[migration][multifd]") {
-  const Watchdog watchdog("multifd overtaking", 60s);
+  const Watchdog watchdog("multifd overtaking", 600s);
   CHECK(overtake(Rounds::kInOrder) == 2);
 }
 
@@ -226,6 +226,6 @@ TEST_CASE("Multifd twin: without the barrier the older copy is stored last (T001
     WARN("SKIP: the twin is a race, which TSan reports as such");
     return;
   }
-  const Watchdog watchdog("multifd overtaking twin", 60s);
+  const Watchdog watchdog("multifd overtaking twin", 600s);
   CHECK(overtake(Rounds::kUnorderedForTest) == 1);
 }

@@ -30,7 +30,7 @@ size_t touched_pages(const memory::RamBlock& ram) {
 
 TEST_CASE("Multifd: all pages arrive, by any number of channels, streams and options",
           "[migration][multifd]") {
-  const Watchdog watchdog("multifd transfer", 120s);
+  const Watchdog watchdog("multifd transfer", 600s);
   struct Row {
     unsigned channels;
     Links::Kind kind;
@@ -69,7 +69,7 @@ TEST_CASE("Multifd: all pages arrive, by any number of channels, streams and opt
 }
 
 TEST_CASE("Multifd: a page that became zero is zero on the other side", "[migration][multifd]") {
-  const Watchdog watchdog("multifd zero pages", 60s);
+  const Watchdog watchdog("multifd zero pages", 600s);
   const auto source = make_ram(256);
   const auto destination = make_ram(256);
   fill_ram(*source, 2);
@@ -83,7 +83,7 @@ TEST_CASE("Multifd: a page that became zero is zero on the other side", "[migrat
 
 TEST_CASE("Multifd: zero pages leave fresh memory alone, and clear what was there",
           "[migration][multifd]") {
-  const Watchdog watchdog("multifd fresh memory", 60s);
+  const Watchdog watchdog("multifd fresh memory", 600s);
   const auto source = make_ram(4096);
   std::ranges::fill(page_of(*source, 9), std::byte{1});
   const auto fresh = make_ram(4096);
@@ -106,7 +106,7 @@ TEST_CASE("Multifd: zero pages leave fresh memory alone, and clear what was ther
 }
 
 TEST_CASE("Multifd: compressible pages become smaller on the way", "[migration][multifd]") {
-  const Watchdog watchdog("multifd zstd", 60s);
+  const Watchdog watchdog("multifd zstd", 600s);
   const auto source = make_ram(512);
   const auto destination = make_ram(512);
   for (size_t i = 0; i < source->size_bytes(); ++i) {
@@ -120,7 +120,7 @@ TEST_CASE("Multifd: compressible pages become smaller on the way", "[migration][
 }
 
 TEST_CASE("Multifd: each channel carries its share", "[migration][multifd]") {
-  const Watchdog watchdog("multifd shares", 60s);
+  const Watchdog watchdog("multifd shares", 600s);
   const auto source = make_ram(4096);
   const auto destination = make_ram(4096);
   fill_ram(*source, 3);
@@ -136,7 +136,7 @@ TEST_CASE("Multifd: each channel carries its share", "[migration][multifd]") {
 }
 
 TEST_CASE("Multifd: several blocks keep their pages apart", "[migration][multifd]") {
-  const Watchdog watchdog("multifd blocks", 60s);
+  const Watchdog watchdog("multifd blocks", 600s);
   const auto low = make_ram(64);
   const auto high = make_ram(32);
   const auto low_copy = make_ram(64);
@@ -170,7 +170,7 @@ TEST_CASE("Multifd: several blocks keep their pages apart", "[migration][multifd
 }
 
 TEST_CASE("Multifd: only kAll syncs are counted and reach the receiver", "[migration][multifd]") {
-  const Watchdog watchdog("multifd syncs", 60s);
+  const Watchdog watchdog("multifd syncs", 600s);
   const auto source = make_ram(8);
   const auto destination = make_ram(8);
   Migration migration({}, *source, *destination);
@@ -185,7 +185,7 @@ TEST_CASE("Multifd: only kAll syncs are counted and reach the receiver", "[migra
 
 TEST_CASE("MultifdReceiver: a sync that will not come is an error, not a wait",
           "[migration][multifd]") {
-  const Watchdog watchdog("multifd missing sync", 60s);
+  const Watchdog watchdog("multifd missing sync", 600s);
   const auto source = make_ram(8);
   const auto destination = make_ram(8);
   Migration migration({}, *source, *destination);
