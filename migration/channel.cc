@@ -152,10 +152,12 @@ Result<size_t> Channel::write_some(std::span<const iovec> parts) {
       if (counter_ != nullptr) counter_->fetch_add(bytes, std::memory_order_relaxed);
       return bytes;
     }
-    if (would_block(errno)) {
+    const int os_errno = errno;
+    if (cancel_->cancelled()) return cancelled_error("write to");  // as in read_some()
+    if (would_block(os_errno)) {
       TRY(wait_ready(POLLOUT));
-    } else if (errno != EINTR) {
-      return io_error("write to", errno);
+    } else if (os_errno != EINTR) {
+      return io_error("write to", os_errno);
     }
   }
 }
@@ -176,11 +178,15 @@ Result<size_t> Channel::read_some(std::span<const iovec> parts) {
   for (;;) {
     if (cancel_->cancelled()) return cancelled_error("read from");
     const ssize_t n = ::readv(fd_.get(), parts.data(), static_cast<int>(parts.size()));
-    if (n >= 0) return static_cast<size_t>(n);
-    if (would_block(errno)) {
+    if (n > 0) return static_cast<size_t>(n);
+    const int os_errno = errno;
+    // shutdown() ends the stream as well: between our look at the switch and the call, perhaps.
+    if (cancel_->cancelled()) return cancelled_error("read from");
+    if (n == 0) return size_t{0};
+    if (would_block(os_errno)) {
       TRY(wait_ready(POLLIN));
-    } else if (errno != EINTR) {
-      return io_error("read from", errno);
+    } else if (os_errno != EINTR) {
+      return io_error("read from", os_errno);
     }
   }
 }

@@ -53,7 +53,11 @@ Result<void> MultifdReceiver::add(const MultifdHello& hello, std::unique_ptr<Cha
 /// The one way out of a channel's thread: whoever waits for it learns that it is gone.
 void MultifdReceiver::run(unsigned index) {
   auto why = serve(index);
-  if (!why) stop(std::move(why).error().context(fmt::format("multifd channel {}", index)));
+  if (!why) {
+    stop(std::move(why).error().context(fmt::format("multifd channel {}", index)));
+    // A sender that waits for room in this socket would wait as long as we are there.
+    channels_[index].channel->shutdown();
+  }
   barrier_.leave(index);
 }
 

@@ -194,15 +194,18 @@ uint64_t overtake(Rounds rounds) {
   stamp(page_of(*source, 0).data(), 1);
   Migration migration({.rounds = rounds}, *source, *destination);
   std::atomic<bool> first = true;
+  std::atomic<bool> held = false;
   std::atomic<bool> round_2_sent = false;
   const SyncAction hold("multifd receiver: before a packet's pages", [&] {
     if (!first.exchange(false)) return;
+    held = true;
     // In the twin the newer copy arrives; in ours it can not, however long we wait.
     const bool in_order = rounds == Rounds::kInOrder;
     while (in_order ? !round_2_sent : version_of(arrived) != 2) std::this_thread::yield();
   });
   Migration::MUST_OK(migration.sender->queue_page(0, 0));
   (void)MUST(migration.sender->sync(SyncKind::kAll));
+  while (!held) std::this_thread::yield();  // or it is the newer copy that is held
   stamp(page_of(*source, 0).data(), 2);
   Migration::MUST_OK(migration.sender->queue_page(0, 0));
   const uint64_t last = MUST(migration.sender->sync(SyncKind::kAll));
