@@ -27,13 +27,13 @@ Error corrupt(fmt::format_string<Args...> format, Args&&... args) {
 
 Error wrong_payload_crc() { return corrupt("checksum of a packet's pages is wrong"); }
 
-/// Has the host make the pages of `run` in one go; it goes page by page, at three times the price,
-/// when the copy out of the socket finds them missing.
+/// Has the host make the pages of `run` in one call, instead of at a fault each in the copy out of
+/// the socket. A host that has no memory for them says so here; a store would be a SIGBUS.
 Result<void> populate(const iovec& run) {
   int result = 0;
   do {
     result = ::madvise(run.iov_base, run.iov_len, MADV_POPULATE_WRITE);
-  } while (result != 0 && errno == EINTR);
+  } while (result != 0 && (errno == EINTR || errno == EAGAIN));
   if (result == 0 || errno == EINVAL) return ok();  // kernels before 5.14 do not know it
   const int os_errno = errno;
   return Error(ErrorKind::kResource,
