@@ -1,6 +1,8 @@
 // Accel: who runs the guest's instructions: KVM, or nobody (qtest).
 #pragma once
 
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -9,6 +11,7 @@
 #include "memory/address_space.h"
 #include "util/bql.h"
 #include "util/error.h"
+#include "vmm/accel_state.h"
 #include "vmm/boot/boot_state.h"
 #include "vmm/config.h"
 #include "vmm/vm_control.h"
@@ -54,6 +57,17 @@ class Accel {
   virtual Result<void> reset(const BootState& boot) REQUIRES(bql) = 0;
   /// Ends the vCPU threads; nothing runs the guest any more.
   virtual void shut_down() REQUIRES(bql) = 0;
+
+  /// All that the guest can notice of vCPUs, interrupt controllers and clocks, the VmClock among
+  /// them. While they stand still, and before the devices' state is saved or after: it is apart.
+  virtual Result<std::vector<StateSection>> save_state() REQUIRES(bql) = 0;
+  /// Decodes what save_state() of another instance returned and checks it against this machine.
+  /// Applied before the devices load, which set their interrupt lines again: KVM does not keep
+  /// who holds a line up. Errors: kCorrupt, kUnsupported; nothing has changed.
+  virtual Result<std::unique_ptr<PreparedState>> prepare_state(
+      std::span<const StateSection> sections) REQUIRES(bql) = 0;
+  /// The text of the descriptions behind the sections (state_schema()).
+  virtual std::string describe_state() const = 0;
 
   virtual std::vector<VcpuInfo> vcpus() const = 0;
   virtual bool is_kvm() const noexcept = 0;

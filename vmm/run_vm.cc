@@ -168,11 +168,11 @@ class Process {
     clock_ = std::make_unique<VmClock>(
         host_clock_, qtest ? VmClock::Mode::kStepped : VmClock::Mode::kFollowsHost);
     if (qtest) {
-      auto accel = std::make_unique<QtestAccel>(loop_->service());
+      auto accel = std::make_unique<QtestAccel>(loop_->service(), *clock_);
       interceptor_ = &accel->interceptor();
       accel_ = std::move(accel);
     } else {
-      accel_ = TRY(KvmAccel::create({.ring_entries = config_.dirty_ring_entries}));
+      accel_ = TRY(KvmAccel::create(*clock_, {.ring_entries = config_.dirty_ring_entries}));
     }
     return ok();
   }

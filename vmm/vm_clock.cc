@@ -1,6 +1,7 @@
 #include "vmm/vm_clock.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "util/check.h"
 #include "util/timer.h"
@@ -30,6 +31,25 @@ void VmClock::start() {
 void VmClock::stop() {
   if ((state_.load(std::memory_order_relaxed) & kRunning) == 0) return;
   state_.store(pack(now(), 0), std::memory_order_relaxed);
+}
+
+/// Half of what the word can hold, so that deadlines have room: 73 years.
+Result<void> VmClock::check(const VmClockState& state) const {
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / 4;
+  if (state.nanoseconds < 0 || state.nanoseconds > kMost) {
+    return fail(ErrorKind::kCorrupt, "nanoseconds {} is not possible", state.nanoseconds);
+  }
+  if (Nanoseconds(state.nanoseconds) < now()) {
+    return fail(ErrorKind::kCorrupt, "the clock would go back from {} to {} ns", now().count(),
+                state.nanoseconds);
+  }
+  return ok();
+}
+
+void VmClock::load(const VmClockState& state) {
+  RHEA_CHECK((state_.load(std::memory_order_relaxed) & kRunning) == 0, "the clock runs");
+  RHEA_CHECK(Nanoseconds(state.nanoseconds) >= now(), "the clock goes back");
+  state_.store(pack(Nanoseconds(state.nanoseconds), 0), std::memory_order_relaxed);
 }
 
 void VmClock::step_to(Nanoseconds target, TimerList& timers) {

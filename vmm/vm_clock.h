@@ -6,12 +6,21 @@
 
 #include "util/bql.h"
 #include "util/clock.h"
+#include "util/error.h"
 
 namespace rhea {
 class TimerList;
 }
 
 namespace rhea::vmm {
+
+struct VmClockState {
+  int64_t nanoseconds = 0;
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("nanoseconds", s.nanoseconds);
+  }
+};
 
 /// Starts at 0, standing still. While running it follows the host's monotonic time; stopped, it
 /// keeps its value, and goes on from there. A stepped clock (qtest) never follows the host: it
@@ -23,6 +32,9 @@ class VmClock final : public Clock {
  public:
   enum class Mode : uint8_t { kFollowsHost, kStepped };
 
+  /// The name of its state in a stream.
+  static constexpr const char* kSection = "vm-clock";
+
   VmClock(const Clock& host, Mode mode) : host_(host), mode_(mode) {}
 
   Nanoseconds now() const noexcept override;
@@ -33,6 +45,12 @@ class VmClock final : public Clock {
   void start() REQUIRES(bql);
   void stop() REQUIRES(bql);
   Mode mode() const noexcept { return mode_; }
+
+  VmClockState save() const { return {.nanoseconds = now().count()}; }
+  /// Errors: kCorrupt: no time that a clock shows, or one that is past.
+  Result<void> check(const VmClockState& state) const;
+  /// Takes a checked time. Only while it stands still.
+  void load(const VmClockState& state) REQUIRES(bql);
 
   /// Moves a stepped clock forward to `target`, stopping at each timer's deadline on the way to run
   /// what is due, as if time had passed. Does nothing if `target` is past. `timers` is of this

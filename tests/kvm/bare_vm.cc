@@ -21,9 +21,10 @@ constexpr uint64_t kIoSpace = 0x1'0000;
 constexpr size_t kData = 0x8000;
 constexpr uint64_t kPortSize = 4;
 
-std::unique_ptr<vmm::KvmAccel> make_accel(const vmm::DirtyTrackingConfig& dirty) {
+std::unique_ptr<vmm::KvmAccel> make_accel(vmm::VmClock& clock,
+                                          const vmm::DirtyTrackingConfig& dirty) {
   const BqlGuard guard;
-  return MUST(vmm::KvmAccel::create(dirty));
+  return MUST(vmm::KvmAccel::create(clock, dirty));
 }
 
 vmm::SmpConfig smp_of(size_t cpus) {
@@ -43,7 +44,8 @@ std::shared_ptr<memory::RamBlock> make_ram(uint64_t size_bytes) {
 BareVm::BareVm(const std::vector<GuestCode>& codes, const BareVmOptions& options)
     : codes_(codes),
       ram_block_(options.ram != nullptr ? options.ram : make_ram(kRamSize)),
-      accel_(make_accel(options.dirty)),
+      clock_(host_clock_, vmm::VmClock::Mode::kFollowsHost),
+      accel_(make_accel(clock_, options.dirty)),
       memory_root_("memory", kGuestSpace),
       io_root_("io", kIoSpace),
       ram_("ram", ram_block_) {
@@ -75,14 +77,18 @@ void BareVm::reset() {
   vmm::AddressSpaceMemory ram(*memory_);
   vmm::BootState boot = MUST(vmm::set_up_long_mode(ram));
   for (size_t i = 0; i < codes_.size(); ++i) {
+    if (codes_[i].begin == nullptr) continue;
     MUST(ram.write(memory::GuestAddr{code_base(i)}, codes_[i].bytes()));
   }
   boot.rip = code_base(0);
   MUST(accel_->reset(boot));
-  for (size_t i = 1; i < codes_.size(); ++i) enter_secondary(i, boot);
+  for (size_t i = 1; i < codes_.size(); ++i) {
+    if (codes_[i].begin != nullptr) enter_secondary(i, boot);
+  }
 }
 
-/// A secondary waits for INIT after a reset; here it starts at once, without the guest's doing.
+/// A secondary waits for INIT after a reset; one with code starts at once, without the guest's
+/// doing.
 void BareVm::enter_secondary(size_t index, vmm::BootState boot) {
   boot.rip = code_base(index);
   MUST(vcpu(index).vcpu().set_boot_registers(boot));
@@ -98,6 +104,18 @@ void BareVm::pause() {
 void BareVm::resume() {
   const BqlGuard guard;
   accel_->resume_vcpus();
+}
+
+std::vector<vmm::StateSection> BareVm::save() {
+  const BqlGuard guard;
+  accel_->pause_vcpus();
+  return MUST(accel_->save_state());
+}
+
+Result<void> BareVm::load(std::span<const vmm::StateSection> sections) {
+  const BqlGuard guard;
+  const auto state = TRY(accel_->prepare_state(sections));
+  return state->apply();
 }
 
 std::string BareVm::failures() {

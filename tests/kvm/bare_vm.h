@@ -17,9 +17,11 @@
 #include "memory/region.h"
 #include "tests/support/size.h"
 #include "tests/support/watchdog.h"
+#include "util/clock.h"
 #include "util/fd.h"
 #include "util/rcu.h"
 #include "vmm/kvm/kvm_accel.h"
+#include "vmm/vm_clock.h"
 
 /// The first line of every test here. The check runner counts the warnings with SKIP.
 #define NEEDS_KVM()                                          \
@@ -51,6 +53,14 @@ extern const char code_eject[], code_eject_end[];
 extern const char code_write_on_command[], code_write_on_command_end[];
 extern const char code_sweep[], code_sweep_end[];
 extern const char code_sweep_once[], code_sweep_once_end[];
+extern const char code_count[], code_count_end[];
+extern const char code_vectors[], code_vectors_end[];
+extern const char code_latched[], code_latched_end[];
+extern const char code_timer[], code_timer_end[];
+extern const char code_pit[], code_pit_end[];
+extern const char code_start_secondary[], code_start_secondary_end[];
+extern const char code_io[], code_io_end[];
+extern const char code_clock[], code_clock_end[];
 }
 inline const GuestCode kDoorbells{code_doorbells, code_doorbells_end};
 inline const GuestCode kMmioDoorbells{code_mmio_doorbells, code_mmio_doorbells_end};
@@ -62,6 +72,15 @@ inline const GuestCode kEject{code_eject, code_eject_end};
 inline const GuestCode kWriteOnCommand{code_write_on_command, code_write_on_command_end};
 inline const GuestCode kSweep{code_sweep, code_sweep_end};
 inline const GuestCode kSweepOnce{code_sweep_once, code_sweep_once_end};
+inline const GuestCode kCount{code_count, code_count_end};
+inline const GuestCode kVectors{code_vectors, code_vectors_end};
+inline const GuestCode kLatched{code_latched, code_latched_end};
+inline const GuestCode kTimer{code_timer, code_timer_end};
+inline const GuestCode kPit{code_pit, code_pit_end};
+inline const GuestCode kStartSecondary{code_start_secondary, code_start_secondary_end};
+inline const GuestCode kIo{code_io, code_io_end};
+inline const GuestCode kClock{code_clock, code_clock_end};
+inline const GuestCode kNoCode{nullptr, nullptr};
 
 inline constexpr uint64_t kDoorbellPort = 0x5000;
 inline constexpr uint64_t kDonePort = 0x5010;
@@ -95,7 +114,8 @@ struct BareVmOptions {
 
 std::shared_ptr<memory::RamBlock> make_ram(uint64_t size_bytes);
 
-/// A machine of RAM, an I/O space and vCPUs, vCPU n in 64-bit mode at the start of codes[n].
+/// A machine of RAM, an I/O space and vCPUs, vCPU n in 64-bit mode at the start of codes[n], or
+/// waiting for INIT if that is empty.
 ///
 /// Thread: the test's, which it registers with RCU and which holds the BQL only where a test takes
 /// it. Invariants: ends the program if it lives for minutes: something hangs.
@@ -126,6 +146,10 @@ class BareVm final : private vmm::VcpuEvents {
     reset();
     resume();
   }
+  /// What another machine with the same RAM needs to go on where this one stands; stops it.
+  std::vector<vmm::StateSection> save();
+  /// Leaves it standing still.
+  Result<void> load(std::span<const vmm::StateSection> sections);
   /// What the guest did wrong, as KVM saw it. Empty in a healthy test.
   std::string failures();
 
@@ -138,6 +162,8 @@ class BareVm final : private vmm::VcpuEvents {
   const MachineThread self_;
   const std::vector<GuestCode> codes_;
   const std::shared_ptr<memory::RamBlock> ram_block_;
+  const HostClock host_clock_;
+  vmm::VmClock clock_;
   std::unique_ptr<vmm::KvmAccel> accel_;
   memory::MemoryRegion memory_root_;
   memory::MemoryRegion io_root_;

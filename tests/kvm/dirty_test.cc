@@ -37,8 +37,10 @@ vmm::DirtyTrackingConfig config_of(DirtyTracking tracking) {
 
 /// Why this host can not track so; empty if it can.
 std::string missing(DirtyTracking tracking) {
+  const HostClock host;
+  vmm::VmClock clock(host, vmm::VmClock::Mode::kFollowsHost);
   const BqlGuard guard;
-  auto accel = vmm::KvmAccel::create(config_of(tracking));
+  auto accel = vmm::KvmAccel::create(clock, config_of(tracking));
   if (!accel) return accel.error().message();
   if ((*accel)->dirty_tracking() == tracking) return {};
   return fmt::format("KVM falls back to {}", to_string((*accel)->dirty_tracking()));

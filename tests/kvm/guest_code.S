@@ -172,4 +172,268 @@ blob code_sweep_once
     write_and_sleep DONE
 code_sweep_once_end:
 
+/* What the guests below share. DATA[2] is the test's wish, DATA[3] what went wrong. */
+.set SECONDARY, 0x20000
+.set FXSAVE_IN, 0x21000
+.set FXSAVE_OUT, 0x21400
+.set TICKS, DATA + 16
+.set APIC, 0xfee00000
+.set MMIO, 0xd0000000
+
+.macro set_up_interrupts
+    movl $STACK, %esp
+    subl $10, %esp
+    movw $0xfff, (%rsp)
+    movq $IDT, 2(%rsp)
+    lidt (%rsp)
+    movl $STACK, %esp
+    movl $APIC + 0xf0, %ebx           /* spurious vector register: APIC on */
+    movl $0x1ff, (%rbx)
+    movl $APIC + 0x350, %ebx          /* LVT LINT0: masked */
+    movl $0x10000, (%rbx)
+.endm
+
+.macro end_of_interrupt
+    movl $APIC + 0xb0, %ebx
+    movl $0, (%rbx)
+.endm
+
+/* Counts in nine registers, on the stack and in memory at TICKS, compares all of them in each round, and
+ * marks DATA[3] if two differ. Until DATA[2] is set; then writes DONE. */
+blob code_count
+    movl $STACK, %esp
+    xorl %eax, %eax
+    movq %rax, %rcx
+    movq %rax, %rsi
+    movq %rax, %r8
+    movq %rax, %r9
+    movq %rax, %r15
+    movq %rax, %rbp
+    movq %rax, TICKS
+    pushq %rax
+1:  incq %rax
+    incq %rcx
+    addq $3, %rsi
+    decq %r8
+    incq %r9
+    addq $5, %r15
+    incq %rbp
+    incq (%rsp)
+    incq TICKS
+    cmpq %rax, %rcx
+    jne 8f
+    leaq (%rax,%rax,2), %rdi
+    cmpq %rdi, %rsi
+    jne 8f
+    movq %r8, %rdi
+    negq %rdi
+    cmpq %rax, %rdi
+    jne 8f
+    cmpq %rax, %r9
+    jne 8f
+    leaq (%rax,%rax,4), %rdi
+    cmpq %rdi, %r15
+    jne 8f
+    cmpq %rax, %rbp
+    jne 8f
+    cmpq %rax, (%rsp)
+    jne 8f
+    cmpq %rax, TICKS
+    jne 8f
+    cmpl $0, DATA + 8
+    je 1b
+    jmp 7f
+8:  movl $1, DATA + 12
+7:  write_and_sleep DONE
+code_count_end:
+
+/* Loads the x87 and SSE registers from FXSAVE_IN, spins until DATA[2] is set, stores them to FXSAVE_OUT. */
+blob code_vectors
+    movq %cr4, %rax
+    orq $0x600, %rax                  /* OSFXSR, OSXMMEXCPT */
+    movq %rax, %cr4
+    fxrstor64 FXSAVE_IN
+    movw $DONE, %dx                   /* loaded */
+    outl %eax, %dx
+1:  incq TICKS
+    cmpl $0, DATA + 8
+    je 1b
+    fxsave64 FXSAVE_OUT
+    write_and_sleep DONE
+code_vectors_end:
+
+/* With interrupts off, sends VECTOR to itself and says DONE; takes it when DATA[2] is set: TICKS counts, DONE. */
+blob code_latched
+    gate VECTOR, latched_handler
+    set_up_interrupts
+    movl $APIC + 0x300, %ebx
+    movl $0x40000 + VECTOR, (%rbx)    /* to self */
+    movw $DONE, %dx
+    outl %eax, %dx
+1:  cmpl $0, DATA + 8
+    je 1b
+2:  sti
+    hlt
+    jmp 2b
+latched_handler:
+    incl TICKS
+    end_of_interrupt
+    movw $DONE, %dx
+    outl %eax, %dx
+    iretq
+code_latched_end:
+
+/* Sleeps until its one-shot APIC timer fires, counts TICKS, tells DOORBELL, starts it again, for ever. If one
+ * interrupt is lost there is never another. */
+blob code_timer
+    gate VECTOR, timer_handler
+    set_up_interrupts
+    movl $APIC + 0x3e0, %ebx
+    movl $0xb, (%rbx)                 /* divide by one: nanoseconds in KVM */
+    movl $APIC + 0x320, %ebx
+    movl $VECTOR, (%rbx)              /* one-shot */
+    movl $APIC + 0x380, %ebx
+    movl $2000000, (%rbx)
+1:  sti
+    hlt
+    jmp 1b
+timer_handler:
+    incl TICKS
+    movw $DOORBELL, %dx
+    outl %eax, %dx
+    end_of_interrupt
+    movl $APIC + 0x380, %ebx
+    movl $2000000, (%rbx)
+    iretq
+code_timer_end:
+
+/* Has the PIT interrupt 200 times a second through the IOAPIC's pin 2, counts TICKS and tells DOORBELL. */
+blob code_pit
+    gate VECTOR, pit_handler
+    set_up_interrupts
+    movb $0xff, %al                   /* the PICs stay out of it */
+    outb %al, $0x21
+    outb %al, $0xa1
+    movl $0xfec00000, %ebx
+    movl $0x10 + 2 * 2 + 1, (%rbx)
+    movl $0, 0x10(%rbx)
+    movl $0x10 + 2 * 2, (%rbx)
+    movl $VECTOR, 0x10(%rbx)
+    movb $0x34, %al                   /* channel 0, both bytes, mode 2 */
+    outb %al, $0x43
+    movb $0x4e, %al                   /* 1193182 / 200 = 0x174e */
+    outb %al, $0x40
+    movb $0x17, %al
+    outb %al, $0x40
+1:  sti
+    hlt
+    jmp 1b
+pit_handler:
+    incl TICKS
+    movw $DOORBELL, %dx
+    outl %eax, %dx
+    end_of_interrupt
+    iretq
+code_pit_end:
+
+/* Sends INIT to the other CPU, says DONE; when DATA[2] is set the start-up message, and waits until that CPU has
+ * written 0x5150 to TICKS; DONE. */
+blob code_start_secondary
+    movl $SECONDARY, %edi
+    leaq secondary(%rip), %rsi
+    movl $secondary_end - secondary, %ecx
+    cld
+    rep movsb
+    movl $APIC + 0xf0, %ebx
+    movl $0x1ff, (%rbx)
+    movl $APIC + 0x300, %ebx
+    movl $0xc4500, (%rbx)             /* INIT, all others */
+    movw $DONE, %dx
+    outl %eax, %dx
+1:  cmpl $0, DATA + 8
+    je 1b
+    movl $0xc4600 + (SECONDARY >> 12), (%rbx)  /* start-up, all others */
+2:  cmpw $0x5150, TICKS
+    jne 2b
+    write_and_sleep DONE
+.code16
+secondary:
+    cli
+    xorw %ax, %ax
+    movw %ax, %ds
+    movw $0x5150, TICKS
+3:  hlt
+    jmp 3b
+secondary_end:
+.code64
+code_start_secondary_end:
+
+/* Adds what it reads from SLOW to TICKS, adds one to the word at MMIO, and counts in DATA[8], DATA[0] times; then
+ * writes DONE. */
+blob code_io
+    movl DATA, %ecx
+    movl $MMIO, %ebx
+    movl $0, DATA + 32
+1:  movw $SLOW, %dx
+    inl %dx, %eax
+    addq %rax, TICKS
+    addl $1, (%rbx)
+    incl DATA + 32
+    decl %ecx
+    jnz 1b
+    write_and_sleep DONE
+code_io_end:
+
+/* Reads the TSC and kvmclock for ever. TICKS counts, DATA[10] and DATA[12] keep the largest step back of each
+ * (64 bits), DATA[14] the last kvmclock. The clock's page is at PVCLOCK.
+ * [KVM: Documentation/virt/kvm/x86/msr.rst, MSR_KVM_SYSTEM_TIME_NEW] */
+.set PVCLOCK, 0x22000
+.macro keep_step_back now last worst
+    movq \last, %rdi
+    subq \now, %rdi
+    jle 9f
+    cmpq \worst, %rdi
+    jle 9f
+    movq %rdi, \worst
+9:
+.endm
+blob code_clock
+    movl $0x4b564d01, %ecx
+    movl $PVCLOCK + 1, %eax
+    xorl %edx, %edx
+    wrmsr
+    xorl %r8d, %r8d                   /* the last TSC */
+    xorl %r9d, %r9d                   /* the last kvmclock */
+1:  rdtsc
+    shlq $32, %rdx
+    orq %rdx, %rax
+    keep_step_back %rax %r8 DATA+40
+    movq %rax, %r8
+2:  movl PVCLOCK, %esi
+    testl $1, %esi
+    jnz 2b
+    rdtsc
+    shlq $32, %rdx
+    orq %rdx, %rax
+    subq PVCLOCK + 8, %rax
+    movsbl PVCLOCK + 28, %ecx         /* the shift: left if positive */
+    testl %ecx, %ecx
+    js 3f
+    shlq %cl, %rax
+    jmp 4f
+3:  negl %ecx
+    shrq %cl, %rax
+4:  movl PVCLOCK + 24, %edx
+    mulq %rdx
+    shrdq $32, %rdx, %rax
+    addq PVCLOCK + 16, %rax
+    cmpl PVCLOCK, %esi
+    jne 2b
+    keep_step_back %rax %r9 DATA+48
+    movq %rax, %r9
+    movq %rax, DATA + 56
+    incl TICKS
+    jmp 1b
+code_clock_end:
+
     .section .note.GNU-stack, "", @progbits

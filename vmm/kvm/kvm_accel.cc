@@ -18,8 +18,10 @@ constexpr int kDoorbellsPriority = 20;
 
 }  // namespace
 
-KvmAccel::KvmAccel(std::unique_ptr<KvmVm> vm, DirtyTracking dirty_tracking, uint32_t ring_entries)
+KvmAccel::KvmAccel(std::unique_ptr<KvmVm> vm, VmClock& clock, DirtyTracking dirty_tracking,
+                   uint32_t ring_entries)
     : vm_(std::move(vm)),
+      clock_(clock),
       dirty_tracking_(dirty_tracking),
       irqs_(vm_->fd(), static_cast<unsigned>(vm_->capability(KVM_CAP_IRQ_ROUTING))),
       msi_(irqs_),
@@ -27,11 +29,13 @@ KvmAccel::KvmAccel(std::unique_ptr<KvmVm> vm, DirtyTracking dirty_tracking, uint
                                         static_cast<unsigned>(vm_->capability(KVM_CAP_NR_MEMSLOTS)),
                                         dirty_tracking, ring_entries)) {}
 
-Result<std::unique_ptr<KvmAccel>> KvmAccel::create(const DirtyTrackingConfig& dirty) {
+Result<std::unique_ptr<KvmAccel>> KvmAccel::create(VmClock& clock,
+                                                   const DirtyTrackingConfig& dirty) {
   std::unique_ptr<KvmVm> vm = TRY(KvmVm::create());
   const DirtyTracking tracking = TRY(enable_dirty_tracking(*vm, dirty));
   install_kick_signal();
-  return std::unique_ptr<KvmAccel>(new KvmAccel(std::move(vm), tracking, dirty.ring_entries));
+  return std::unique_ptr<KvmAccel>(
+      new KvmAccel(std::move(vm), clock, tracking, dirty.ring_entries));
 }
 
 KvmAccel::~KvmAccel() = default;
@@ -127,6 +131,42 @@ void KvmAccel::shut_down() {
   bql.unlock();
   threads_.clear();  // joins
   bql.lock();
+}
+
+KvmMachine KvmAccel::machine() {
+  KvmMachine machine{.vm = *vm_, .vcpus = {}, .clock = clock_};
+  for (auto& thread : threads_) machine.vcpus.push_back(&thread->vcpu());
+  return machine;
+}
+
+Result<std::vector<StateSection>> KvmAccel::save_state() {
+  RHEA_CHECK(all_stand_still(), "a vCPU runs while its state is saved");
+  const uint64_t clock = paused_clock_ ? *paused_clock_ : TRY(vm_->clock());
+  return encode_sections(TRY(read_state(machine(), clock)));
+}
+
+class KvmAccel::Prepared final : public PreparedState {
+ public:
+  Prepared(KvmAccel& accel, KvmState state) : accel_(accel), state_(std::move(state)) {}
+  Result<void> apply() override REQUIRES(bql) { return accel_.apply(state_); }
+
+ private:
+  KvmAccel& accel_;
+  const KvmState state_;
+};
+
+Result<std::unique_ptr<PreparedState>> KvmAccel::prepare_state(
+    std::span<const StateSection> sections) {
+  KvmState state = TRY(decode_sections(sections, threads_.size()));
+  TRY(check_state(machine(), state));
+  return std::unique_ptr<PreparedState>(std::make_unique<Prepared>(*this, std::move(state)));
+}
+
+Result<void> KvmAccel::apply(const KvmState& state) {
+  RHEA_CHECK(all_stand_still(), "a vCPU runs while its state is set");
+  TRY(write_state(machine(), state));
+  paused_clock_ = state.kvm_clock.nanoseconds;
+  return ok();
 }
 
 std::vector<VcpuInfo> KvmAccel::vcpus() const {

@@ -11,6 +11,7 @@
 #include "vmm/kvm/kvm_irqs.h"
 #include "vmm/kvm/kvm_msi.h"
 #include "vmm/kvm/kvm_slots.h"
+#include "vmm/kvm/kvm_state.h"
 #include "vmm/kvm/kvm_vm.h"
 #include "vmm/kvm/vcpu_thread.h"
 
@@ -21,7 +22,9 @@ namespace rhea::vmm {
 class KvmAccel final : public Accel {
  public:
   /// Errors: see KvmVm::create() and enable_dirty_tracking().
-  static Result<std::unique_ptr<KvmAccel>> create(const DirtyTrackingConfig& dirty = {})
+  /// `clock` is the machine's; it is part of the state.
+  static Result<std::unique_ptr<KvmAccel>> create(VmClock& clock,
+                                                  const DirtyTrackingConfig& dirty = {})
       REQUIRES(bql);
   ~KvmAccel() override;
 
@@ -35,6 +38,10 @@ class KvmAccel final : public Accel {
   void resume_vcpus() override REQUIRES(bql);
   Result<void> reset(const BootState& boot) override REQUIRES(bql);
   void shut_down() override REQUIRES(bql);
+  Result<std::vector<StateSection>> save_state() override REQUIRES(bql);
+  Result<std::unique_ptr<PreparedState>> prepare_state(
+      std::span<const StateSection> sections) override REQUIRES(bql);
+  std::string describe_state() const override { return describe_sections(); }
   std::vector<VcpuInfo> vcpus() const override;
   bool is_kvm() const noexcept override { return true; }
 
@@ -44,10 +51,16 @@ class KvmAccel final : public Accel {
   VcpuThread& vcpu_thread(size_t index) { return *threads_.at(index); }
 
  private:
-  KvmAccel(std::unique_ptr<KvmVm> vm, DirtyTracking dirty_tracking, uint32_t ring_entries);
+  class Prepared;
+
+  KvmAccel(std::unique_ptr<KvmVm> vm, VmClock& clock, DirtyTracking dirty_tracking,
+           uint32_t ring_entries);
+  KvmMachine machine();
+  Result<void> apply(const KvmState& state) REQUIRES(bql);
   bool all_stand_still() const REQUIRES(bql);
 
   const std::unique_ptr<KvmVm> vm_;
+  VmClock& clock_;
   const DirtyTracking dirty_tracking_;
   KvmIrqs irqs_;
   KvmMsi msi_;
@@ -58,7 +71,8 @@ class KvmAccel final : public Accel {
   SmpConfig smp_;
   std::unique_ptr<VcpuShared> shared_;
   std::vector<std::unique_ptr<VcpuThread>> threads_;
-  // kvmclock at the moment the vCPUs stood still; empty while they run and before they first did.
+  // kvmclock at the moment the vCPUs stood still, here or where their state was saved; empty while
+  // they run and before they first did.
   std::optional<uint64_t> paused_clock_ GUARDED_BY(bql);
   bool running_ GUARDED_BY(bql) = false;
 };

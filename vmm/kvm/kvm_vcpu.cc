@@ -2,52 +2,16 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cstring>
-#include <iterator>
-#include <span>
 
-#include "util/log.h"
-#include "vmm/kvm/kvm_array.h"
 #include "vmm/kvm/kvm_cpuid.h"
 #include "vmm/kvm/kvm_ioctl.h"
+#include "vmm/kvm/kvm_msrs.h"
 
 namespace rhea::vmm {
 namespace {
 
-constexpr uint32_t kMsrTsc = 0x10;          // [SDM vol. 4, IA32_TIME_STAMP_COUNTER]
-constexpr uint32_t kMsrMiscEnable = 0x1a0;  // [SDM vol. 4, IA32_MISC_ENABLE]
-constexpr uint64_t kFastStrings = 1;
-constexpr size_t kMaxMsrsAtOnce = 256;  // KVM refuses more in a call
-
-Result<std::vector<uint32_t>> msr_indices(int kvm_device_fd) {
-  KvmMsrList probe(0);  // E2BIG, and the count that would fit
-  if (::ioctl(kvm_device_fd, kKvmGetMsrIndexList, probe.get()) < 0 && errno != E2BIG) {
-    return fail_errno(errno, "KVM_GET_MSR_INDEX_LIST");
-  }
-  KvmMsrList list(probe.count());
-  TRY(kvm_ioctl(kvm_device_fd, kKvmGetMsrIndexList, list.get(), "KVM_GET_MSR_INDEX_LIST"));
-  return std::vector<uint32_t>(list.elements().begin(), list.elements().end());
-}
-
-/// Reads or sets registers; returns those that KVM took. A call stops at the first register that it
-/// does not take, and the next goes on behind that one.
-std::vector<kvm_msr_entry> transfer_msrs(int vcpu_fd, unsigned long request,
-                                         std::span<const kvm_msr_entry> entries) {
-  std::vector<kvm_msr_entry> taken;
-  while (!entries.empty()) {
-    KvmMsrArray batch(std::min(entries.size(), kMaxMsrsAtOnce));
-    std::ranges::copy(entries.first(batch.count()), batch.elements().begin());
-    const auto count = static_cast<size_t>(std::max(0, ::ioctl(vcpu_fd, request, batch.get())));
-    std::ranges::copy(batch.elements().first(count), std::back_inserter(taken));
-    entries = entries.subspan(count);
-    if (count == batch.count()) continue;
-    RHEA_LOG(kVmm, kDebug, "KVM can not {} msr {:#x}", request == kKvmGetMsrs ? "read" : "set",
-             entries.front().index);
-    entries = entries.subspan(1);
-  }
-  return taken;
-}
+constexpr uint64_t kFastStrings = 1;  // [SDM vol. 4, IA32_MISC_ENABLE]
 
 kvm_segment to_kvm(const SegmentState& segment) {
   kvm_segment out{};
@@ -82,8 +46,9 @@ Result<std::unique_ptr<KvmVcpu>> KvmVcpu::create(const KvmVm& vm, uint32_t apic_
       new KvmVcpu(std::move(fd), static_cast<kvm_run*>(run), vm.run_size_bytes()));
   TRY(set_cpuid(vcpu->fd(), cpuid));
   // A hint: without it guests are merely slower.
-  const kvm_msr_entry misc{.index = kMsrMiscEnable, .reserved = 0, .data = kFastStrings};
-  transfer_msrs(vcpu->fd(), kKvmSetMsrs, {&misc, 1});
+  const kvm_msr_entry misc{.index = msr::kMiscEnable, .reserved = 0, .data = kFastStrings};
+  set_possible_msrs(vcpu->fd(), {&misc, 1});
+  vcpu->cpuid_ = cpuid;
   TRY(vcpu->save_power_on(vm));
   return vcpu;
 }
@@ -104,14 +69,11 @@ Result<void> KvmVcpu::save_power_on(const KvmVm& vm) {
 }
 
 Result<void> KvmVcpu::save_msrs(const KvmVm& vm) {
-  std::vector<kvm_msr_entry> entries;
-  for (const uint32_t index : TRY(msr_indices(vm.device_fd()))) {
-    // The TSC is left alone: setting it vCPU by vCPU would pull them apart, and no guest relies on
-    // its value at reset.
-    if (index == kMsrTsc) continue;
-    entries.push_back({.index = index, .reserved = 0, .data = 0});
-  }
-  power_on_.msrs = transfer_msrs(fd(), kKvmGetMsrs, entries);
+  std::vector<uint32_t> indices = TRY(msr_indices(vm.device_fd()));
+  // The TSC is left alone: setting it vCPU by vCPU would pull them apart, and no guest relies on
+  // its value at reset.
+  std::erase(indices, msr::kTsc);
+  power_on_.msrs = read_msrs(fd(), indices);
   return ok();
 }
 
@@ -124,7 +86,7 @@ Result<void> KvmVcpu::reset() {
   TRY(KVM_IOCTL(fd(), KVM_SET_DEBUGREGS, &power_on_.debugregs));
   TRY(KVM_IOCTL(fd(), KVM_SET_LAPIC, &power_on_.lapic));
   TRY(KVM_IOCTL(fd(), KVM_SET_VCPU_EVENTS, &power_on_.events));
-  transfer_msrs(fd(), kKvmSetMsrs, power_on_.msrs);
+  set_possible_msrs(fd(), power_on_.msrs);
   return ok();
 }
 

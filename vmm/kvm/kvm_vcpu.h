@@ -29,6 +29,8 @@ class KvmVcpu {
 
   int fd() const noexcept { return fd_.get(); }
   kvm_run& run() noexcept { return *run_; }
+  /// What the guest sees.
+  const std::vector<kvm_cpuid_entry2>& cpuid() const noexcept { return cpuid_; }
 
   /// Back to the power-on state: for an AP that is "waiting for INIT".
   Result<void> reset();
@@ -62,6 +64,7 @@ class KvmVcpu {
   kvm_run* run_;
   size_t run_size_bytes_;
   bool has_xcrs_ = false;
+  std::vector<kvm_cpuid_entry2> cpuid_;
   PowerOn power_on_{};
 };
 

@@ -316,8 +316,8 @@ TEST_CASE("Vm: a disk's error stops the machine after it was told, and cont goes
   const BqlGuard guard;
   const auto loop = MUST(MainLoop::create());
   const HostClock host_clock;
-  QtestAccel accel(loop->service());
   VmClock clock(host_clock, VmClock::Mode::kStepped);
+  QtestAccel accel(loop->service(), clock);
   const VmConfig config;
   Vm vm(config, {*loop, accel, clock});
   vm.add_observer(observer);

@@ -1,0 +1,177 @@
+// What a vCPU's saved state may not be.
+#include <linux/kvm.h>
+
+#include <algorithm>
+#include <array>
+#include <initializer_list>
+#include <map>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "vmm/kvm/kvm_ioctl.h"
+#include "vmm/kvm/kvm_msrs.h"
+#include "vmm/kvm/vcpu_state_io.h"
+
+namespace rhea::vmm {
+namespace {
+
+constexpr size_t kLeastXsave = 4096;
+constexpr uint64_t kTscTolerancePpm = 250;  // KVM's own
+constexpr uint64_t kCr0Paging = uint64_t{1} << 31;
+constexpr uint64_t kCr4Pae = 1U << 5;
+constexpr uint64_t kEferEnable = 1U << 8;
+constexpr uint64_t kEferActive = 1U << 10;
+constexpr uint8_t kVectorNmi = 2;
+constexpr uint8_t kLastException = 31;
+constexpr uint32_t kKnownEvents = KVM_VCPUEVENT_VALID_NMI_PENDING |
+                                  KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW |
+                                  KVM_VCPUEVENT_VALID_SMM;
+
+using Leaf = std::pair<uint32_t, uint32_t>;
+struct LeafRegister {
+  const char* name;
+  uint32_t CpuidState::* member;
+};
+constexpr std::array kLeafRegisters{
+    LeafRegister{"eax", &CpuidState::eax}, LeafRegister{"ebx", &CpuidState::ebx},
+    LeafRegister{"ecx", &CpuidState::ecx}, LeafRegister{"edx", &CpuidState::edx}};
+
+std::map<Leaf, CpuidState> by_leaf(const std::vector<CpuidState>& entries) {
+  std::map<Leaf, CpuidState> leaves;
+  for (const CpuidState& entry : entries) leaves[{entry.function, entry.index}] = entry;
+  return leaves;
+}
+
+Error wrong(std::string_view field, uint64_t value) {
+  return fail(ErrorKind::kCorrupt, "{} {:#x} is not possible", field, value);
+}
+
+Result<void> check_long_mode(const SystemRegisters& sregs) {
+  const bool paging = (sregs.cr0 & kCr0Paging) != 0;
+  const bool enabled = (sregs.efer & kEferEnable) != 0;
+  const bool active = (sregs.efer & kEferActive) != 0;
+  if (active != (enabled && paging)) return wrong("sregs.efer", sregs.efer);
+  if (active && (sregs.cr4 & kCr4Pae) == 0) return wrong("sregs.cr4", sregs.cr4);
+  if (!active && sregs.cs.l != 0) return wrong("sregs.cs.l", sregs.cs.l);
+  if ((sregs.flags & ~uint64_t{KVM_SREGS2_FLAGS_PDPTRS_VALID}) != 0) {
+    return wrong("sregs.flags", sregs.flags);
+  }
+  return ok();
+}
+
+Result<void> check_events(const VcpuEventsState& events) {
+  if ((events.flags & ~kKnownEvents) != 0) return wrong("events.flags", events.flags);
+  const bool exception = events.exception_injected != 0 || events.exception_pending != 0;
+  if (exception && (events.exception_nr > kLastException || events.exception_nr == kVectorNmi)) {
+    return wrong("events.exception_nr", events.exception_nr);
+  }
+  if (events.interrupt_shadow > (KVM_X86_SHADOW_INT_MOV_SS | KVM_X86_SHADOW_INT_STI)) {
+    return wrong("events.interrupt_shadow", events.interrupt_shadow);
+  }
+  return ok();
+}
+
+Result<void> check_mp_state(uint32_t mp_state) {
+  for (const int known :
+       {KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, KVM_MP_STATE_INIT_RECEIVED,
+        KVM_MP_STATE_HALTED, KVM_MP_STATE_SIPI_RECEIVED}) {
+    if (mp_state == static_cast<uint32_t>(known)) return ok();
+  }
+  return wrong("mp_state", mp_state);
+}
+
+Result<void> check_debug(const DebugRegisters& debug) {
+  if (debug.flags != 0) return wrong("debug.flags", debug.flags);
+  if (debug.dr6 >> 32 != 0) return wrong("debug.dr6", debug.dr6);
+  if (debug.dr7 >> 32 != 0) return wrong("debug.dr7", debug.dr7);
+  return ok();
+}
+
+Result<void> check_extended_state(const KvmVm& vm, const VcpuState& state) {
+  const size_t here = std::max(kLeastXsave, static_cast<size_t>(vm.capability(KVM_CAP_XSAVE2)));
+  if (state.xsave.size() < kLeastXsave || state.xsave.size() > here) {
+    return fail(ErrorKind::kUnsupported, "xsave is of {} bytes, this host takes {} to {}",
+                state.xsave.size(), kLeastXsave, here);
+  }
+  if (!state.xcrs.empty() && vm.capability(KVM_CAP_XCRS) == 0) {
+    return fail(ErrorKind::kUnsupported, "this host has no extended control registers");
+  }
+  for (const NumberedRegister& xcr : state.xcrs) {
+    if (xcr.index != 0) return wrong("xcrs: index", xcr.index);
+    if ((xcr.value & 1) == 0) return wrong("xcrs: XCR0", xcr.value);
+  }
+  return ok();
+}
+
+Result<void> check_tsc(const KvmVm& vm, const KvmVcpu& vcpu, uint32_t khz) {
+  const int answer = ::ioctl(vcpu.fd(), KVM_GET_TSC_KHZ, 0);
+  if (khz == 0 || answer <= 0 || vm.capability(KVM_CAP_TSC_CONTROL) > 0) return ok();
+  const auto here = static_cast<uint64_t>(answer);
+  const uint64_t difference = khz > here ? khz - here : here - khz;
+  if (difference * 1'000'000 <= here * kTscTolerancePpm) return ok();
+  return fail(
+      ErrorKind::kUnsupported,
+      "tsc_khz: the guest's TSC runs at {} kHz, this host's at {} kHz, and can not be scaled", khz,
+      here);
+}
+
+Result<void> check_msrs(const KvmVm& vm, const KvmVcpu& vcpu, const VcpuState& state) {
+  const auto here = TRY(state_msr_indices(vm.device_fd(), vcpu.fd()));
+  const std::set<uint32_t> known(here.begin(), here.end());
+  std::set<uint32_t> seen;
+  for (const NumberedRegister& reg : state.msrs) {
+    if (!known.contains(reg.index)) {
+      return fail(ErrorKind::kUnsupported, "msr {:#x} does not exist on this host", reg.index);
+    }
+    if (!seen.insert(reg.index).second) {
+      return fail(ErrorKind::kCorrupt, "msr {:#x} is there twice", reg.index);
+    }
+  }
+  return ok();
+}
+
+}  // namespace
+
+Result<void> compare_cpuid(const std::vector<CpuidState>& source,
+                           const std::vector<kvm_cpuid_entry2>& here) {
+  std::vector<CpuidState> ours;
+  for (const kvm_cpuid_entry2& e : here) {
+    ours.push_back({.function = e.function,
+                    .index = e.index,
+                    .flags = e.flags,
+                    .eax = e.eax,
+                    .ebx = e.ebx,
+                    .ecx = e.ecx,
+                    .edx = e.edx});
+  }
+  auto theirs = by_leaf(source);
+  auto mine = by_leaf(ours);
+  for (const auto& [leaf, entry] : mine) theirs.try_emplace(leaf);
+  for (const auto& [leaf, entry] : theirs) {
+    const CpuidState& other = mine[leaf];
+    for (const LeafRegister& reg : kLeafRegisters) {
+      const uint32_t there = entry.*reg.member;
+      const uint32_t local = other.*reg.member;
+      if (there == local) continue;
+      return fail(ErrorKind::kUnsupported,
+                  "CPUID leaf {:#x}, index {}, {}: the guest was started with bits {:#x} that are "
+                  "not set on this host, and without {:#x}, which are",
+                  leaf.first, leaf.second, reg.name, there & ~local, local & ~there);
+    }
+  }
+  return ok();
+}
+
+Result<void> check_vcpu(const KvmVm& vm, const KvmVcpu& vcpu, const VcpuState& state) {
+  TRY(compare_cpuid(state.cpuid, vcpu.cpuid()));
+  TRY(check_tsc(vm, vcpu, state.tsc_khz));
+  TRY(check_mp_state(state.mp_state));
+  TRY(check_long_mode(state.sregs));
+  TRY(check_extended_state(vm, state));
+  TRY(check_debug(state.debug));
+  TRY(check_events(state.events));
+  return check_msrs(vm, vcpu, state);
+}
+
+}  // namespace rhea::vmm
