@@ -241,5 +241,5 @@ def test_the_log_goes_to_the_end_of_a_file(guest, tmp_path):
     quit_cleanly(process, monitor)
     first, *lines = log.read_text().splitlines()
     assert first == "what was there"
-    assert any(line.startswith("rhea: T vmm: kvm_slot_add ") for line in lines), lines
+    assert any(line.startswith("rhea: T vmm: kvm_slot_set ") for line in lines), lines
     assert all(line.startswith("rhea: ") for line in lines), lines
