@@ -97,6 +97,12 @@ class ScsiBus final : private ScsiUnitOwner {
   /// In the order of their addresses.
   std::vector<std::shared_ptr<ScsiUnit>> units() const REQUIRES(bql);
 
+  // Migration: the machine is stopped, and nothing is under way but what waits for it to go on.
+  ScsiBusState state() const REQUIRES(bql);
+  /// Whether it is of the same units. Errors: kCorrupt.
+  Result<void> check_state(const ScsiBusState& state) const REQUIRES(bql);
+  void set_state(const ScsiBusState& state) REQUIRES(bql);
+
   // From here on any context.
 
   /// Carries out a command, of whatever unit or target is at `address`.

@@ -260,4 +260,23 @@ ScsiOutcome ScsiCd::mechanism_status(Co&, ScsiRequest& request) {
   return answer(request, reply, ScsiCdb(request.cdb).be(8, 2));
 }
 
+ScsiUnitState ScsiCd::state() const {
+  ScsiUnitState state = tray_->saved();
+  state.write_cache = backend().write_cache();
+  return state;
+}
+
+Result<void> ScsiCd::check_state(const ScsiUnitState& state) const {
+  if (state.has_medium != tray_->has_medium()) {
+    return fail(ErrorKind::kCorrupt, "field 'unit.has_medium': {}, but '{}' has {} medium",
+                state.has_medium, name(), tray_->has_medium() ? "a" : "no");
+  }
+  return ScsiTray::check(state);
+}
+
+void ScsiCd::set_state(const ScsiUnitState& state) {
+  ScsiDisk::set_state(state);
+  tray_->load(state);
+}
+
 }  // namespace rhea::devices

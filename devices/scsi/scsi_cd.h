@@ -33,6 +33,9 @@ class ScsiCd final : public ScsiDisk {
 
   Result<void> realize() override REQUIRES(bql);
   void reset() override;
+  ScsiUnitState state() const override REQUIRES(bql);
+  Result<void> check_state(const ScsiUnitState& state) const override REQUIRES(bql);
+  void set_state(const ScsiUnitState& state) override REQUIRES(bql);
   bool changes_are_events() const noexcept override { return false; }
 
   const ScsiTray& tray() const noexcept { return *tray_; }

@@ -216,4 +216,22 @@ ScsiOutcome ScsiDisk::read(Co& co, ScsiRequest& request) {
   return ScsiOutcome::good(bytes);
 }
 
+ScsiUnitState ScsiDisk::state() const {
+  ScsiUnitState state;
+  state.write_cache = backend_.write_cache();
+  return state;
+}
+
+/// It has no tray.
+Result<void> ScsiDisk::check_state(const ScsiUnitState& state) const {
+  ScsiUnitState ours;
+  ours.write_cache = state.write_cache;
+  if (state == ours) return ok();
+  return fail(ErrorKind::kCorrupt, "field 'unit': a tray, which '{}' has not", name());
+}
+
+void ScsiDisk::set_state(const ScsiUnitState& state) {
+  backend_.set_write_cache(state.write_cache);
+}
+
 }  // namespace rhea::devices

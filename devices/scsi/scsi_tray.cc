@@ -96,4 +96,32 @@ ScsiTrayPosition ScsiTray::set_medium(bool there) {
   return position_;
 }
 
+ScsiUnitState ScsiTray::saved() const {
+  MutexLock lock(mutex_);
+  return {.has_medium = has_medium_,
+          .tray_open = position_ == ScsiTrayPosition::kOpen,
+          .tray_locked = locked_,
+          .eject_requested = eject_requested_,
+          .medium_event = std::to_underlying(event_)};
+}
+
+Result<void> ScsiTray::check(const ScsiUnitState& state) {
+  if (state.medium_event == std::to_underlying(Event::kNone) ||
+      state.medium_event == std::to_underlying(Event::kNewMedium) ||
+      state.medium_event == std::to_underlying(Event::kRemoval)) {
+    return ok();
+  }
+  return fail(ErrorKind::kCorrupt, "field 'unit.medium_event': {} is none that waits",
+              state.medium_event);
+}
+
+void ScsiTray::load(const ScsiUnitState& state) {
+  MutexLock lock(mutex_);
+  position_ = state.tray_open ? ScsiTrayPosition::kOpen : ScsiTrayPosition::kClosed;
+  locked_ = state.tray_locked;
+  eject_requested_ = state.eject_requested;
+  event_ = Event{state.medium_event};
+  untold_ = 0;
+}
+
 }  // namespace rhea::devices

@@ -6,7 +6,9 @@
 #include <string>
 #include <utility>
 
+#include "devices/scsi/scsi_state.h"
 #include "util/bql.h"
+#include "util/error.h"
 #include "util/main_loop.h"
 #include "util/mutex.h"
 
@@ -57,6 +59,11 @@ class ScsiTray : public std::enable_shared_from_this<ScsiTray> {
   void tell_later();
   /// Tells the sink now of all that it has not been told of.
   void tell() REQUIRES(bql);
+
+  // Migration. Where a tray was on the other side is no move that anybody is told of.
+  ScsiUnitState saved() const;
+  static Result<void> check(const ScsiUnitState& state);
+  void load(const ScsiUnitState& state);
 
   /// The guest hears that somebody wants the medium.
   void request_eject();

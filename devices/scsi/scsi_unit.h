@@ -5,6 +5,7 @@
 #include <string>
 
 #include "devices/scsi/scsi_request.h"
+#include "devices/scsi/scsi_state.h"
 #include "util/bql.h"
 #include "util/coroutine.h"
 
@@ -47,6 +48,12 @@ class ScsiUnit {
 
   /// The machine goes on: commands that an I/O error has stopped are made again.
   virtual void machine_runs() REQUIRES(bql) {}
+  // Migration: the machine is stopped, and nothing is under way but what waits for it to go on.
+  virtual ScsiUnitState state() const REQUIRES(bql) { return {}; }
+  /// Whether it could be so. Errors: kCorrupt.
+  virtual Result<void> check_state(const ScsiUnitState&) const REQUIRES(bql) { return ok(); }
+  virtual void set_state(const ScsiUnitState&) REQUIRES(bql) {}
+
   /// Whether a host adapter may tell of the unit's changes besides what its attentions say. Of an
   /// MMC unit it must not. [virtio-1.2 5.6.6.3.2]
   virtual bool changes_are_events() const noexcept { return true; }

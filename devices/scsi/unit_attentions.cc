@@ -39,4 +39,29 @@ std::optional<ScsiSense> UnitAttentions::take() {
 
 void UnitAttentions::forget(const ScsiSense& condition) { std::erase(waiting_, condition); }
 
+std::vector<ScsiSlotState::Attention> UnitAttentions::saved() const {
+  std::vector<ScsiSlotState::Attention> saved;
+  for (const ScsiSense& condition : waiting_) saved.push_back({condition.asc, condition.ascq});
+  return saved;
+}
+
+Result<void> UnitAttentions::check(const std::vector<ScsiSlotState::Attention>& saved) {
+  for (auto at = saved.begin(); at != saved.end(); ++at) {
+    const auto same = [at](const auto& other) {
+      return other.asc == at->asc && other.ascq == at->ascq;
+    };
+    if (std::find_if(saved.begin(), at, same) == at) continue;
+    return fail(ErrorKind::kCorrupt, "field 'attentions': {:#04x}/{:#04x} twice", at->asc,
+                at->ascq);
+  }
+  return ok();
+}
+
+void UnitAttentions::load(const std::vector<ScsiSlotState::Attention>& saved) {
+  waiting_.clear();
+  for (const auto& [asc, ascq] : saved) {
+    waiting_.push_back({ScsiSenseKey::kUnitAttention, asc, ascq});
+  }
+}
+
 }  // namespace rhea::devices

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "devices/scsi/scsi_sense.h"
+#include "devices/scsi/scsi_state.h"
+#include "util/error.h"
 
 namespace rhea::devices {
 
@@ -24,6 +26,12 @@ class UnitAttentions {
   /// Told in another way.
   void forget(const ScsiSense& condition);
   bool empty() const noexcept { return waiting_.empty(); }
+
+  // Migration.
+  std::vector<ScsiSlotState::Attention> saved() const;
+  /// Errors: kCorrupt; one waits twice.
+  static Result<void> check(const std::vector<ScsiSlotState::Attention>& saved);
+  void load(const std::vector<ScsiSlotState::Attention>& saved);
 
  private:
   std::vector<ScsiSense> waiting_{sense::kPowerOn};

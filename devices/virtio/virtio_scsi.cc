@@ -350,19 +350,22 @@ void VirtioScsi::tell(VirtioQueue& queue, VirtqElement& element) {
 VirtioScsiState VirtioScsi::own_state() {
   return {.sense_size = sense_size_.load(std::memory_order_relaxed),
           .cdb_size = cdb_size_.load(std::memory_order_relaxed),
-          .events = events_.saved()};
+          .events = events_.saved(),
+          .bus = bus_.state()};
 }
 
 Result<void> VirtioScsi::check_own(const VirtioScsiState& own) const {
   TRY(check_at_most("sense_size", own.sense_size, kMaxSenseSize));
   TRY(check_at_most("cdb_size", own.cdb_size, kMaxCdbSize));
-  return VirtioScsiEvents::check(own.events);
+  TRY(VirtioScsiEvents::check(own.events));
+  return bus_.check_state(own.bus);
 }
 
 void VirtioScsi::set_own(const VirtioScsiState& own) {
   sense_size_.store(own.sense_size, std::memory_order_relaxed);
   cdb_size_.store(own.cdb_size, std::memory_order_relaxed);
   events_.load(own.events);
+  bus_.set_state(own.bus);
 }
 
 void VirtioScsi::unit_added(const ScsiAddress& address) {

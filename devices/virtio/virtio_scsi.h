@@ -31,11 +31,13 @@ struct VirtioScsiState {
   uint32_t sense_size = kDefaultSenseSize;
   uint32_t cdb_size = kDefaultCdbSize;
   VirtioScsiEventsState events;
+  ScsiBusState bus;
   template <class Visitor, class Self>
   static void describe(Visitor& v, Self& s) {
     v.field("sense_size", s.sense_size);
     v.field("cdb_size", s.cdb_size);
     v.field("events", s.events);
+    v.field("bus", s.bus);
   }
 };
 

@@ -93,6 +93,7 @@ class VirtioScsiAdapter {
     }
     driver().go();
   }
+  std::vector<GuestQueue>& queues() { return queues_; }
   GuestQueue& control() { return queues_[0]; }
   GuestQueue& events() { return queues_[1]; }
   GuestQueue& requests(unsigned n = 0) { return queues_[2 + n]; }
