@@ -132,6 +132,10 @@ class BlockBackend final : public EdgeParent {
   /// The multiple that every request of this user is of (a disk's logical block).
   void set_guaranteed_alignment(uint32_t bytes) { guaranteed_alignment_ = bytes; }
 
+  /// Whether it is a job's, which changes its node.
+  bool writes_as_job() const noexcept {
+    return !holds_back_ && (permissions_.taken & ~Perm::kConsistentRead) != Perm::kNone;
+  }
   /// For a user that pauses by itself in a drain (a job): its requests are not held back, as one
   /// step may take several. Before the first request.
   void let_requests_pass() { holds_back_ = false; }

@@ -129,6 +129,12 @@ class BlockDriver {
   virtual Result<void> prepare_permissions(Gs&, const Permissions& /*needs*/) { return ok(); }
   virtual void commit_permissions(Gs&, const Permissions& /*needs*/) noexcept {}
   virtual void abort_permissions(Gs&) noexcept {}
+  /// The images are about to be ours, see Graph::activate_all(): takes the locks that the needs ask
+  /// for, which commit_permissions() or abort_permissions() follows, and forgets what it knew of
+  /// the image. Errors: a lock can not be had. While they are not ours no lock is taken.
+  virtual Result<void> prepare_to_activate(Gs&, const Permissions& /*needs*/) { return ok(); }
+  /// They are another's from now on. All has been flushed, and nothing is under way (a section).
+  virtual void inactivate(Gs&) noexcept {}
   /// A source of its own (timers, parked requests) goes quiet, until the matching end. No poll, no
   /// yield. Requests that it holds back are let go (G27). Only an open driver hears of drains: one
   /// that is opened in a section does at once, one that is closed in it hears no end.

@@ -117,6 +117,18 @@ class Graph {
   /// Tells the users of `node` that they may have another one now.
   void tell_parents(Gs& gs, Node& node) noexcept;
 
+  // Who may write the images: this process, or another (the other side of a migration). Inactive,
+  // nothing holds an image lock, reads are served, and every request that would change something
+  // fails with kPermission. What is opened meanwhile is inactive, too.
+  /// Changes in write sections. Main, or under the graph lock.
+  bool active() const noexcept { return active_; }
+  /// Flushes everything and gives up all image locks. What is to be opened inactive needs this
+  /// first. Errors: a job that writes; a flush; kTimeout. All is as it was then.
+  Result<void> inactivate_all(Gs& gs, Nanoseconds deadline = kDrainDeadline);
+  /// Takes the image locks, and looks at the lengths again. Errors: kBusy, with every image that
+  /// can not be locked; kTimeout. No lock is held then.
+  Result<void> activate_all(Gs& gs, Nanoseconds deadline = kDrainDeadline);
+
   /// Runs `body(Co&)` as a coroutine of `where` and waits for it, polling the block context. Legal
   /// with nothing of the graph held, outside coroutines and RCU sections (G4).
   template <class F>
@@ -162,6 +174,9 @@ class Graph {
   void measure(Gs& gs, Node& node) noexcept;
   /// As measure(), from the bottom: what is below has been resized through it.
   void measure_below(Gs& gs, Node& node, uint64_t walk) noexcept;
+  Result<void> check_no_job_writes(Gs& gs) const;
+  Result<void> flush_all(Gs& gs, Nanoseconds deadline);
+  Result<void> prepare_to_activate(Gs& gs, std::vector<Node*>& prepared);
   void unused(const Node* node) noexcept;  // any thread; the node may be gone
   Error deadline_error(Gs& gs, Nanoseconds deadline);
   void quiesce_all() noexcept;
@@ -179,6 +194,7 @@ class Graph {
   std::vector<Node*> all_;
   std::vector<NodeRef> users_;  // what add() made
   std::vector<BlockBackend*> backends_;
+  bool active_ = true;  // changes in write sections
   unsigned drained_all_ = 0;
   std::vector<const Section*> sections_;  // open ones, innermost last
   uint64_t next_anonymous_ = 1;

@@ -44,6 +44,8 @@ void Node::end_request(BlockContext& context) noexcept {
   main.kick();
 }
 
+bool Node::active() const noexcept { return graph_.active(); }
+
 std::string Node::describe() const { return fmt::format("node '{}'", name()); }
 
 // A node whose child is drained is drained itself: it sends that child requests.

@@ -120,6 +120,8 @@ class Node final : public EdgeParent {
   BlockDriver& driver() const noexcept { return *driver_; }
   const NodeOptions& options() const noexcept { return options_; }
   bool read_only() const noexcept { return options_.read_only; }
+  /// As Graph::active().
+  bool active() const noexcept;
 
   /// Units: bytes. May change below a reader's feet when the image is resized.
   uint64_t length() const noexcept { return length_.load(std::memory_order_acquire); }
@@ -135,7 +137,7 @@ class Node final : public EdgeParent {
 
   // Requests: checked, padded, cut to the driver's limits, then the driver's.
   // Errors: kInvalidArgument for a range outside the length; kPermission for a change of a
-  // read-only node; the driver's.
+  // read-only or inactive node; the driver's.
   Result<void> co_read(Co& co, uint64_t offset, IoVector memory) REQUIRES_SHARED(graph_lock);
   Result<void> co_write(Co& co, uint64_t offset, IoVector memory,
                         WriteFlags flags = WriteFlags::kNone) REQUIRES_SHARED(graph_lock);
@@ -185,6 +187,7 @@ class Node final : public EdgeParent {
   /// Asks the driver for length and limits; whether one of them is new.
   bool measure(Gs& gs) noexcept;
   Result<void> check_range(uint64_t offset, uint64_t size) const;
+  Result<void> check_changeable() const;
   Result<void> check_writable(uint64_t offset, uint64_t size) const;
   Result<void> read_padded(Co& co, uint64_t offset, IoVector memory) REQUIRES_SHARED(graph_lock);
   Result<void> write_padded(Co& co, uint64_t offset, IoVector memory, WriteFlags flags)

@@ -1,6 +1,7 @@
 // Node's requests: between what users ask and what the driver takes.
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <optional>
 #include <vector>
 
@@ -34,10 +35,18 @@ Result<void> Node::check_range(uint64_t offset, uint64_t size) const {
   return ok();
 }
 
-Result<void> Node::check_writable(uint64_t offset, uint64_t size) const {
+Result<void> Node::check_changeable() const {
   if (options_.read_only) {
     return fail(ErrorKind::kPermission, "Block node '{}' is read-only", name());
   }
+  if (active()) return ok();
+  return Error(ErrorKind::kPermission,
+               fmt::format("Block node '{}' is inactive: its image is another process's", name()),
+               EPERM);
+}
+
+Result<void> Node::check_writable(uint64_t offset, uint64_t size) const {
+  TRY(check_changeable());
   return check_range(offset, size);
 }
 
@@ -278,7 +287,8 @@ Result<void> Node::co_discard(Co& co, uint64_t offset, uint64_t size) {
 }
 
 Result<void> Node::co_flush(Co& co) {
-  if (options_.cache_no_flush) return ok();
+  // Inactive, it was flushed before, and what its image's owner does is not ours to flush.
+  if (options_.cache_no_flush || !active()) return ok();
   return driver_->co_flush(co);
 }
 
@@ -292,9 +302,7 @@ Result<BlockStatus> Node::co_status(Co& co, uint64_t offset, uint64_t size) {
 }
 
 Result<void> Node::co_resize(Co& co, uint64_t size) {
-  if (options_.read_only) {
-    return fail(ErrorKind::kPermission, "Block node '{}' is read-only", name());
-  }
+  TRY(check_changeable());
   return driver_->co_resize(co, size);
 }
 

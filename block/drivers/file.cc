@@ -1,5 +1,7 @@
 #include "block/drivers/file.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <array>
 
@@ -29,7 +31,7 @@ Result<File::Options> File::take_options(OpenRequest& request) {
   }
   constexpr std::array<std::string_view, 3> kLocking{"auto", "on", "off"};
   options.locking = TRY(reader.take_choice("locking", kLocking)) != 2;
-  TRY(reader.take_bool("drop-cache"));
+  options.drop_cache = TRY(reader.take_bool("drop-cache")).value_or(true);
   return options;
 }
 
@@ -111,7 +113,7 @@ Permissions File::locked(const Permissions& needs) const {
 }
 
 Result<void> File::prepare_permissions(Gs&, const Permissions& needs) {
-  if (!lock_) return ok();
+  if (!lock_ || !node_->active()) return ok();
   TRY(lock_->prepare(locked(needs)));
   if (reopening_ == nullptr) return ok();
   auto copied = lock_->copy_to(reopening_->fd());
@@ -120,11 +122,24 @@ Result<void> File::prepare_permissions(Gs&, const Permissions& needs) {
 }
 
 void File::commit_permissions(Gs&, const Permissions& needs) noexcept {
-  if (lock_) lock_->commit(locked(needs));
+  if (lock_ && node_->active()) lock_->commit(locked(needs));
 }
 
 void File::abort_permissions(Gs&) noexcept {
   if (lock_) lock_->abort();
+}
+
+Result<void> File::prepare_to_activate(Gs&, const Permissions& needs) {
+  if (lock_) TRY(lock_->prepare(locked(needs)));
+  // Advice: a host that does not take it shares its caches with the others by other means.
+  if (options_.drop_cache && !opened_.file.mode.direct) {
+    ::posix_fadvise(opened_.io->fd(), 0, 0, POSIX_FADV_DONTNEED);
+  }
+  return ok();
+}
+
+void File::inactivate(Gs&) noexcept {
+  if (lock_) lock_->release();
 }
 
 Result<uint64_t> File::measure(Gs&) {

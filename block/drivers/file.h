@@ -17,9 +17,10 @@ namespace rhea::block {
 
 /// Options: `filename`; `aio`: io_uring or threads, by default io_uring where the host gives one
 /// and threads where it does not (io_uring given by name is an error there); `locking`: on, off or
-/// auto, which is on (image_lock.h); `drop-cache` is taken and ignored: nothing here reads an image
-/// that another host has changed. Of the common ones it obeys cache.direct, discard, read-only and
-/// auto-read-only; filename and locking stay as they are when it is reopened.
+/// auto, which is on (image_lock.h); `drop-cache`: whether the host forgets what it has cached of
+/// the image when it becomes ours, as another host may have written it; on by default. Of the
+/// common ones it obeys cache.direct, discard, read-only and auto-read-only; filename and locking
+/// stay as they are when it is reopened.
 ///
 /// Under the name "file" it takes a regular file or a block device of the host, whichever it finds;
 /// under "host_device", a block device alone. They differ in nothing else.
@@ -27,11 +28,11 @@ namespace rhea::block {
 /// The length of a regular file is rounded up to whole sectors; what is read beyond its end, also
 /// when it was cut behind our back, is zero, and a write there makes it longer.
 ///
-/// Invariants: after one flush has failed all do, until the node is reopened: the host reports lost
-/// writes once and then forgets them, so a later success would mean nothing. A flush covers every
-/// write that completed before it was asked for; those that are asked for while one runs share the
-/// next.
-/// Errors: of the host, with its errno and the place; kUnsupported to resize a block device.
+/// Invariants: nothing is written while the node is inactive. After one flush has failed all do,
+/// until the node is reopened: the host reports lost writes once and then forgets them, so a later
+/// success would mean nothing. A flush covers every write that completed before it was asked for;
+/// those that are asked for while one runs share the next. Errors: of the host, with its errno and
+/// the place; kUnsupported to resize a block device.
 class File final : public BlockDriver {
  public:
   static constexpr std::string_view kName = "file";
@@ -49,6 +50,8 @@ class File final : public BlockDriver {
   Result<void> prepare_permissions(Gs& gs, const Permissions& needs) override;
   void commit_permissions(Gs& gs, const Permissions& needs) noexcept override;
   void abort_permissions(Gs& gs) noexcept override;
+  Result<void> prepare_to_activate(Gs& gs, const Permissions& needs) override;
+  void inactivate(Gs& gs) noexcept override;
   Result<uint64_t> measure(Gs& gs) override;
   BlockLimits limits(Gs& gs) const override;
   std::string filename() const override { return options_.filename; }
@@ -76,6 +79,7 @@ class File final : public BlockDriver {
     std::string filename;
     internal::FileTransport transport = internal::FileTransport::kRing;
     bool locking = true;
+    bool drop_cache = true;
   };
   /// What a reopen replaces as a whole.
   struct Opened {
@@ -86,6 +90,7 @@ class File final : public BlockDriver {
   static Result<Options> take_options(OpenRequest& request);
   Result<Opened> open_file(const Options& options, OpenRequest& request) const;
   Permissions locked(const Permissions& needs) const;
+  void check_active() const;
   Error failed(std::string_view what, uint64_t offset, uint64_t size, int64_t result) const;
   Result<void> read_rest(Co& co, uint64_t offset, IoVector memory, int64_t last);
   Result<void> write_rest(Co& co, uint64_t offset, IoVector memory, WriteFlags flags, int64_t last);

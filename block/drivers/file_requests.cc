@@ -10,6 +10,7 @@
 
 #include "block/drivers/file.h"
 #include "block/node.h"
+#include "util/check.h"
 
 namespace rhea::block {
 namespace {
@@ -24,6 +25,11 @@ bool is_unsupported(int64_t result) {
 Error File::failed(std::string_view what, uint64_t offset, uint64_t size, int64_t result) const {
   return fail_errno(static_cast<int>(-result), "{} of {} bytes at {} of '{}'", what, size, offset,
                     options_.filename);
+}
+
+/// The node's front has refused such a request: here it would destroy another's data.
+void File::check_active() const {
+  RHEA_CHECK(node_->active(), "node '{}' changes an image that is not its own", node_->name());
 }
 
 Result<void> File::co_read(Co& co, uint64_t offset, IoVector memory) {
@@ -53,6 +59,7 @@ Result<void> File::read_rest(Co& co, uint64_t offset, IoVector memory, int64_t l
 }
 
 Result<void> File::co_write(Co& co, uint64_t offset, IoVector memory, WriteFlags flags) {
+  check_active();
   const int64_t n = has(flags, WriteFlags::kForceUnitAccess)
                         ? write_to_disk(co, memory.pieces, offset)
                         : opened_.io->co_writev(co, memory.pieces, offset, 0);
@@ -142,6 +149,7 @@ int64_t File::zero(Co& co, uint64_t offset, uint64_t size, WriteFlags flags) {
 }
 
 Result<void> File::co_write_zeroes(Co& co, uint64_t offset, uint64_t size, WriteFlags flags) {
+  check_active();
   const int64_t n = zero(co, offset, size, flags);
   if (n >= 0) return ok();
   if (!is_unsupported(n)) return failed("write of zeroes", offset, size, n);
@@ -149,6 +157,7 @@ Result<void> File::co_write_zeroes(Co& co, uint64_t offset, uint64_t size, Write
 }
 
 Result<void> File::co_discard(Co& co, uint64_t offset, uint64_t size) {
+  check_active();
   const int64_t n =
       opened_.file.is_block_device
           ? opened_.io->co_call(co,
@@ -162,6 +171,7 @@ Result<void> File::co_discard(Co& co, uint64_t offset, uint64_t size) {
 }
 
 Result<void> File::co_resize(Co& co, uint64_t size) {
+  check_active();
   if (opened_.file.is_block_device) {
     return fail(ErrorKind::kUnsupported, "Cannot resize device files");
   }

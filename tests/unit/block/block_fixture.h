@@ -20,6 +20,9 @@ namespace rhea::block::test {
 
 inline OptionTree options(std::string_view text) { return MUST(parse_options(text)); }
 
+/// What does not mind others.
+inline constexpr Permissions kReader{.taken = Perm::kConsistentRead, .shared = Perm::kAll};
+
 /// Main's side. The BQL is held as long as it lives. The graph goes before the threads have ended:
 /// a coroutine whose end a test waits for kicks the loop's waiter, not the graph.
 class BlockFixture {

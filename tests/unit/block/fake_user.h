@@ -12,8 +12,6 @@ namespace rhea::block::test {
 inline constexpr Permissions kDisk{
     .taken = Perm::kConsistentRead | Perm::kWrite,
     .shared = Perm::kConsistentRead | Perm::kWriteUnchanged | Perm::kResize};
-/// What does not mind others.
-inline constexpr Permissions kReader{.taken = Perm::kConsistentRead, .shared = Perm::kAll};
 
 /// Counts what it is told, and does what a test says.
 /// Thread: main; `busy` from any.

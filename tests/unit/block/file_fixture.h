@@ -23,7 +23,6 @@ namespace rhea::block::test {
 
 inline constexpr Permissions kWriter{.taken = Perm::kConsistentRead | Perm::kWrite,
                                      .shared = Perm::kConsistentRead | Perm::kWriteUnchanged};
-inline constexpr Permissions kReader{.taken = Perm::kConsistentRead, .shared = Perm::kAll};
 
 /// A file of `size` bytes, all holes.
 inline std::string make_image(const std::string& path, uint64_t size) {

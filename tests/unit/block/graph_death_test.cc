@@ -3,7 +3,7 @@
 
 #include "tests/support/death.h"
 #include "tests/support/sanitizer.h"
-#include "tests/unit/block/block_fixture.h"
+#include "tests/unit/block/file_fixture.h"
 #include "util/rcu.h"
 
 using namespace rhea;
@@ -197,4 +197,29 @@ TEST_CASE("T002g: a reader on a thread without a block context dies", "[graph][d
     }));
     f.loop().waiter().until(f.gs(), [&] { return ran.load(); });
   }));
+}
+
+TEST_CASE("File: a write that comes round its node's front while the image is another's dies",
+          "[graph][death]") {
+  rhea::test::TempDir dir;
+  const std::string path = make_image(dir.file("image"), 4096);
+  const auto dies = [&](bool active) {
+    return dies_with_graph([&](BlockFixture& f) {
+      Node& node =
+          *f.graph().add(f.gs(), options("driver=file,node-name=f0,filename=" + path)).value();
+      if (!active) f.graph().inactivate_all(f.gs()).value();
+      f.graph()
+          .run_sync(f.gs(), f.main(),
+                    [&](Co& co) -> Result<void> {
+                      std::byte block[512] = {};
+                      iovec piece;
+                      GraphReadGuard reading(co);
+                      return node.driver().co_write(co, 0, vector_of(block, piece),
+                                                    WriteFlags::kNone);
+                    })
+          .value();
+    });
+  };
+  CHECK_FALSE(dies(true));
+  CHECK(dies(false));
 }
