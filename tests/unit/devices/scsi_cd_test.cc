@@ -24,8 +24,13 @@ struct TraySink final : ScsiTraySink {
   std::string moves;
 };
 
+/// A base, so that it outlives the drive, which tells of its moves to the end.
+struct HasSink {
+  TraySink sink;
+};
+
 /// A drive, with a disc of 1000 blocks in it or without.
-struct Cd : test::ScsiFixture<ScsiCd> {
+struct Cd : HasSink, test::ScsiFixture<ScsiCd> {
   enum class With : uint8_t { kDisc, kNothing };
   explicit Cd(With with = With::kDisc, std::string_view size = "2048000") {
     disc = &add("driver=test-disk,node-name=d0,read-only=on,size=" + std::string(size));
@@ -61,7 +66,6 @@ struct Cd : test::ScsiFixture<ScsiCd> {
                200);
   }
 
-  TraySink sink;
   block::Node* disc;
 };
 
