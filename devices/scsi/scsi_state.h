@@ -1,6 +1,7 @@
 // What of a SCSI bus and its units travels with their guest.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
