@@ -26,11 +26,11 @@ ScsiBus::ScsiBus(std::string name, const Limits& limits, MainLoop& loop)
     : name_(std::move(name)),
       limits_(limits),
       loop_(loop),
-      look_bh_(loop.service(),
-               [this] {
-                 bql.assert_held();
-                 look_at_leaving();
-               }),
+      look_bh_(std::make_unique<Bh>(loop.service(),
+                                    [this] {
+                                      bql.assert_held();
+                                      look_at_leaving();
+                                    })),
       luns_read_(target_index({.channel = limits.max_channel, .target = 255}) + 1) {}
 
 ScsiBus::~ScsiBus() {
@@ -72,6 +72,8 @@ Result<ScsiAddress> ScsiBus::choose(const Place& place) const {
   return fail(ErrorKind::kExists, "lun already used by '{}'", taken->unit->name());
 }
 
+void ScsiBus::close() { look_bh_.reset(); }
+
 Result<void> ScsiBus::add(std::shared_ptr<ScsiUnit> unit) {
   const ScsiAddress address = unit->address();
   RHEA_CHECK(address.channel <= limits_.max_channel && address.target <= limits_.max_target &&
@@ -103,7 +105,7 @@ void ScsiBus::prepare_to_leave(ScsiUnit& unit, std::function<void()> look) {
     slot.cancel_all(ScsiOutcome::End::kAborted);
   }
   unit.wake_cancelled();
-  look_bh_.schedule();
+  look_bh_->schedule();
 }
 
 bool ScsiBus::idle(const ScsiUnit& unit) const {
@@ -164,7 +166,7 @@ Result<void> ScsiBus::remove(ScsiUnit& unit, Nanoseconds patience) {
 /// Whoever is the last to use a unit sees that it leaves, under the lock, and calls this.
 void ScsiBus::tell_unused() {
   loop_.waiter().kick();
-  look_bh_.schedule();
+  look_bh_->schedule();
 }
 
 void ScsiBus::look_at_leaving() {

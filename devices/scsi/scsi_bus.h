@@ -73,6 +73,10 @@ class ScsiBus final : private ScsiUnitOwner {
     std::optional<uint64_t> target{}, lun{};
   };
   Result<ScsiAddress> choose(const Place& place) const REQUIRES(bql);
+  /// The host adapter goes: no unit is there, no request is under way, and none comes any more. The
+  /// rest of the bus may be destroyed on any thread.
+  void close() REQUIRES(bql);
+
   /// Puts a realized unit where its address says, and tells it whose it is; other units of the
   /// target tell that the list of LUNs has changed. Errors: kExists.
   Result<void> add(std::shared_ptr<ScsiUnit> unit) REQUIRES(bql);
@@ -158,7 +162,7 @@ class ScsiBus final : private ScsiUnitOwner {
   const Limits limits_;
   MainLoop& loop_;
   ScsiBusListener* listener_ = nullptr;
-  Bh look_bh_;
+  std::unique_ptr<Bh> look_bh_;  // goes on main: the bus itself may go on any thread
 
   mutable Mutex mutex_{LockRank::kDeviceQueue};
   std::vector<std::unique_ptr<Slot>> slots_ GUARDED_BY(mutex_);  // by address

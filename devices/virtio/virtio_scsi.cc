@@ -126,6 +126,7 @@ void VirtioScsi::unrealize() {
   // Before the last round of the contexts: what it posted has run behind that.
   events_bh_.reset();
   VirtioDevice::unrealize();
+  bus_.close();
 }
 
 uint64_t VirtioScsi::device_features() const {
