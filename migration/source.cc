@@ -284,15 +284,19 @@ Result<void> Source::stop_and_send_rest() {
   TRY(wait_for_continue());
   TRY(channel_->limit_by(nullptr));  // the guest stands still: nobody saves bandwidth now
   lap();
+  // Before the last pass: a queue that is saved shows in RAM what it has completed.
+  End end;
+  const auto states = TRY(save_devices(end));
+  const Nanoseconds saved = lap();
   scan_->begin_pass();
   TRY(send_pass());
   TRY(ram_->finish());
   const Nanoseconds copied = lap();
-  TRY(send_devices());
-  const Nanoseconds saved = lap();
+  TRY(send_devices(states, end));
+  const Nanoseconds sent = lap();
   progress_.with([&](Progress& p) {
     p.phases.last_copy = copied;
-    p.phases.device_state = saved;
+    p.phases.device_state = saved + sent;
   });
   return check_not_cancelled();
 }
@@ -305,14 +309,20 @@ Result<void> Source::wait_for_continue() {
   return check_not_cancelled();
 }
 
-Result<void> Source::send_devices() {
-  End end;
-  const auto states = TRY(main_.call([this, &end]() -> Result<std::vector<DeviceState>> {
+Result<std::vector<DeviceState>> Source::save_devices(End& end) {
+  return main_.call([this, &end]() -> Result<std::vector<DeviceState>> {
+    bql.assert_held();
+    end.runs = parts_.machine.ran();
+    return parts_.machine.save();
+  });
+}
+
+Result<void> Source::send_devices(const std::vector<DeviceState>& states, End end) {
+  TRY(main_.call([this]() -> Result<void> {
     bql.assert_held();
     parts_.machine.stop_dirty_log();
     logging_ = false;
-    end.runs = parts_.machine.ran();
-    return parts_.machine.save();
+    return ok();
   }));
   for (const DeviceState& device : states) TRY(link_->send_state(FrameKind::kDevice, device));
   end.devices = static_cast<uint32_t>(states.size());
@@ -367,13 +377,14 @@ SourceEvent Source::next_event(Error& why) {
     why = std::move(frame).error();
     return cancel_->cancelled() ? SourceEvent::kCancel : SourceEvent::kLost;
   }
+  // Of no interest unless it is out of turn.
+  why = fail(ErrorKind::kCorrupt, "The destination sends '{}' at the end", to_string(frame->kind));
   if (frame->kind == FrameKind::kReady) return SourceEvent::kReady;
   if (frame->kind == FrameKind::kAck) return SourceEvent::kAck;
   if (frame->kind == FrameKind::kRefused) {
     why = fail(ErrorKind::kInvalidArgument, "The destination gives up: {}", frame->text());
     return SourceEvent::kRefused;
   }
-  why = fail(ErrorKind::kCorrupt, "The destination sends '{}' at the end", to_string(frame->kind));
   return SourceEvent::kLost;
 }
 

@@ -100,7 +100,8 @@ class Source {
   void note_stall(uint64_t dirty, uint64_t before, Nanoseconds took);
   Result<void> stop_and_send_rest();
   Result<void> wait_for_continue();
-  Result<void> send_devices();
+  Result<std::vector<DeviceState>> save_devices(End& end);
+  Result<void> send_devices(const std::vector<DeviceState>& states, End end);
   Result<void> hand_over();
   SourceEvent next_event(Error& why);
   Result<void> release_locks();

@@ -51,7 +51,7 @@ TEST_CASE("Migration: a machine moves with its RAM, its devices and its locks", 
   CHECK(f.source_events == Strings{"setup", "pass 1", "active", "pass 2", "completed"});
   CHECK(f.target_events == Strings{"active", "completed"});
   CHECK(f.arrival == TargetState::kRunning);
-  CHECK(f.source.log == Strings{"manifest", "log", "stop", "unlog", "save", "unlock", "leave"});
+  CHECK(f.source.log == Strings{"manifest", "log", "stop", "save", "unlog", "unlock", "leave"});
   CHECK(f.target.log == Strings{"manifest", "load", "lock", "run"});
   const Progress p = f.progress();
   CHECK(p.normal_pages == 800);
@@ -138,6 +138,15 @@ TEST_CASE("Migration: what is written meanwhile travels too", "[migration]") {
   EngineFixture f;
   f.on_pass = [&](uint64_t) {
     for (uint64_t page = 0; page < 50; ++page) f.source.write(page * 7, page);
+  };
+  f.run();
+  check_moved(f);
+}
+
+TEST_CASE("Migration: what devices write into RAM as they are saved travels too", "[migration]") {
+  EngineFixture f;
+  f.source.hook = [&](const std::string& call) {
+    if (call == "save") f.source.write(3, 0x5a5ed);
   };
   f.run();
   check_moved(f);
