@@ -158,7 +158,8 @@ class BareVm final : private vmm::VcpuEvents {
   void internal_error(std::string report) override;
   void enter_secondary(size_t index, vmm::BootState boot) REQUIRES(bql);
 
-  const Watchdog watchdog_{"a KVM test", std::chrono::seconds(sized(60, 600))};
+  const Watchdog watchdog_{"a KVM test",
+                           sized(std::chrono::seconds(60), std::chrono::seconds(600))};
   const MachineThread self_;
   const std::vector<GuestCode> codes_;
   const std::shared_ptr<memory::RamBlock> ram_block_;

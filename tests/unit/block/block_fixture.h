@@ -82,7 +82,7 @@ class BlockFixture {
   /// Polls main's block context until `done`, which must come.
   template <class F>
   void wait_until(F&& done) {
-    REQUIRE(loop_->waiter().until(gs(), done, std::chrono::seconds(20)));
+    REQUIRE(loop_->waiter().until(gs(), done, std::chrono::minutes(2)));
   }
   /// Turns the main loop, service context and all, until `done`.
   template <class F>

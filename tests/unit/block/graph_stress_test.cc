@@ -140,6 +140,7 @@ TEST_CASE("T002e: requests on four iothreads walk a graph that main changes", "[
     refused += changed ? 0 : 1;
     const uint64_t before = forest.walks();  // requests get in between two changes
     f.wait_until([&] { return forest.walks() != before || forest.torn() != 0; });
+    rhea::test::Watchdog::feed();
   }
   for (auto& c : churn) c->stop();
   f.wait_until([&] { return std::ranges::all_of(churn, [](auto& c) { return c->stopped(); }); });
@@ -192,6 +193,7 @@ TEST_CASE("T002a on metal: main gets the graph within a second of a reader's lea
     REQUIRE(f.graph().change(f.gs(), [](GraphWrite&) {}).has_value());
     longest = std::max<Nanoseconds>(longest, Steady::now() - began);
     changed = round;
+    rhea::test::Watchdog::feed();
   }
   f.wait_until([&] { return over.load(); });
   CHECK(longest < 1s);

@@ -204,7 +204,10 @@ Result<void> run(BlockFixture& f, const std::function<Result<void>(Co&)>& body) 
 TEST_CASE("Node: random requests under random limits do what an array of bytes does", "[node]") {
   const rhea::test::Watchdog watchdog("node property test", 600s);
   const auto rounds = rhea::test::sized<uint64_t>(150, 10'000);
-  for (uint64_t seed = 1; seed <= rounds; ++seed) check_against_model(seed, 40);
+  for (uint64_t seed = 1; seed <= rounds; ++seed) {
+    check_against_model(seed, 40);
+    rhea::test::Watchdog::feed();
+  }
 }
 
 TEST_CASE("Node: a block in more pieces than the driver takes is copied", "[node]") {

@@ -231,7 +231,7 @@ class Operator {
   }
   /// The disk goes on with a copy of its image; the old one goes.
   void mirror(unsigned disk) {
-    const std::string old_node = nodes_[disk], old_file = files_[disk];
+    const std::string old_node = nodes_[disk], old_file = files_[disk], old_path = paths_[disk];
     add_nodes(disk, graph_->find(gs(), old_node)->length());
     block::MirrorConfig config;
     config.id = fmt::format("m{}", next_++);
@@ -245,6 +245,7 @@ class Operator {
     REQUIRE(events_.error.empty());
     MUST(graph_->del(gs(), old_node));
     MUST(graph_->del(gs(), old_file));
+    std::filesystem::remove(old_path);  // or ten minutes of this fill the host's disk
   }
   /// Every queue goes on on the thread of its neighbour.
   void move(unsigned disk) NO_THREAD_SAFETY_ANALYSIS {
@@ -287,6 +288,7 @@ class Operator {
   void add_nodes(unsigned disk, uint64_t bytes) {
     const unsigned number = next_++;
     const std::string path = folder_.file(fmt::format("image{}", number));
+    paths_[disk] = path;
     std::ofstream(path).close();
     std::filesystem::resize_file(path, bytes);
     files_[disk] = fmt::format("f{}", number);
@@ -342,7 +344,7 @@ class Operator {
   std::vector<std::shared_ptr<VirtioPci>> devices_;
   std::array<VirtioBlk*, kDisks> disks_{};
   std::vector<std::unique_ptr<Guest>> guests_;
-  std::array<std::string, kDisks> nodes_, files_;
+  std::array<std::string, kDisks> nodes_, files_, paths_;
   unsigned next_ = 0;
 };
 

@@ -324,6 +324,7 @@ TEST_CASE("Msix: a storm of masks loses no signal (G29)", "[msix]") {
       const uint64_t before = vector.delivered();
       vector.signal();
       while (vector.delivered() == before) std::this_thread::yield();
+      test::Watchdog::feed();
     }
     over = true;
   });

@@ -91,7 +91,7 @@ class ScsiBusFixture {
           if (!now) loop_->block().notify();
           return now;
         },
-        std::chrono::seconds(20));
+        std::chrono::minutes(2));
   }
   /// Runs `body` in a coroutine.
   template <class F>

@@ -263,6 +263,7 @@ TEST_CASE("ScsiBus: requests of several threads end while units go and tasks are
   std::mt19937 random(seed);
   const int rounds = test::sized(300, 5000);
   for (int round = 0; round < rounds; ++round) {
+    test::Watchdog::feed();
     const auto lun = static_cast<uint16_t>(random() % kLuns);
     if (units[lun] != nullptr) {
       if (round % 2 == 0) {

@@ -109,7 +109,7 @@ class VirtioDisk {
           if (!now) loop_->block().notify();  // nobody kicks for a used ring
           return now;
         },
-        std::chrono::seconds(20)));
+        std::chrono::minutes(2)));
   }
   /// Does one request and waits for it; its status and the bytes written.
   std::pair<uint8_t, uint32_t> request(GuestQueue& queue, uint32_t type, uint64_t sector,

@@ -73,6 +73,7 @@ TEST_CASE("VirtioScsi: who hears that a task is aborted has heard of the task's 
       REQUIRE(ended == (round % 2 == 0 ? Response::kAborted : Response::kReset));
     }
     if (round % 2 == 1) adapter.command({0}, lun);  // tells of the reset
+    test::Watchdog::feed();
   }
 }
 
@@ -177,6 +178,7 @@ TEST_CASE("VirtioScsi: units come and go, tasks are aborted and the driver reset
       driver.take_all();
     }
     CHECK(driver.ended > 0);
+    test::Watchdog::feed();
     if (reset % 2 == 0) {
       adapter.scsi->reset_now();
     } else {

@@ -111,6 +111,7 @@ void run_stress(unsigned seed, Links::Kind kind, const PacketOptions& packets, s
     Migration::MUST_OK(receiver->add(hello, std::move(in)));
   }
   for (size_t payloads = 0; payloads < goal;) {
+    Watchdog::feed();
     payloads += send_round(*sender, source, random);
     const bool dirty_left = std::ranges::find(source.dirty, true) != source.dirty.end();
     Migration::MUST_OK(receiver->wait_sync(MUST(sender->sync(SyncKind::kAll))));
@@ -163,6 +164,7 @@ TEST_CASE("Multifd: no page goes back in time while a guest stores to it (T001d)
   size_t regressions = 0;
   const unsigned rounds = rhea::test::sized(100U, 2000U);
   for (unsigned round = 0; round <= rounds; ++round) {
+    Watchdog::feed();
     if (round == rounds) {
       stop = true;
       guest.join();

@@ -100,6 +100,7 @@ TEST_CASE("T003d: AioContext: what eight threads schedule is consumed, nothing l
         if (n % 64 == 0) context->post([&] { ++posts_run; });
         // Now and then all wait, so that the loop sleeps and no later schedule hides a loss.
         while (n % 16 == 0 && asked != 0) std::this_thread::yield();
+        test::Watchdog::feed();
       }
     })));
   }
@@ -131,6 +132,7 @@ TEST_CASE("T000e: jobs of foreign threads on main end in their own completion ea
       for (uint64_t n = 0; n < each; ++n) {
         JobKind& kind = (t + n) % 3 == 0 ? read : draw;
         if (!kind.ask(t << 32 | n)) ++crossed;
+        test::Watchdog::feed();
       }
       ++ended;
       loop->service().notify();
@@ -156,6 +158,7 @@ struct BlockChecker {
       const bool wrote = ring.co_writev(co, file, {&from, 1}, offset, 0) == sizeof out;
       const bool read = ring.co_readv(co, file, {&to, 1}, offset) == sizeof in;
       if (!wrote || !read || in != out) ++bad;
+      test::Watchdog::feed();
     }
   }
   const uint64_t number;

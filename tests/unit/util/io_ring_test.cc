@@ -292,6 +292,7 @@ TEST_CASE("IoRing: no wake-up is lost between two threads, with I/O in flight", 
   for (int i = 1; i <= rounds; ++i) {
     ping.schedule();
     while (pongs < i) here->poll(PollMode::kBlocking);
+    test::Watchdog::feed();
   }
   CHECK(pings == rounds);
   there.post([&] { theirs.reset(); });

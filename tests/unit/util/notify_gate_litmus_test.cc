@@ -56,14 +56,15 @@ struct NoNotifierFence : BothFences {
 template <class Policy>
 class Crossing {
  public:
-  /// How many of at most `rounds` crossings lost the wake-up; ends at the first if so told.
   enum class Until : uint8_t { kFirstLoss, kEnd };
+  /// How many of at most `rounds` crossings lost the wake-up; ends at the first if so told.
   uint64_t lost_wakeups(const std::vector<int>& cpus, uint64_t rounds, Until until) {
     Thread notifier = MUST(Thread::start("notifier", [this, cpu = cpus[1]] { notify_loop(cpu); }));
     Thread poller = MUST(Thread::start("poller", [this, cpu = cpus[0], rounds, until] {
       pin_to(cpu);
       for (uint64_t round = 0; round < rounds; ++round) {
         if (until == Until::kFirstLoss && lost_ > 0) break;
+        if (round % 65'536 == 0) test::Watchdog::feed();
         poll_round();
       }
       stop_ = true;
@@ -125,7 +126,7 @@ bool loses_one(const std::vector<int>& cpus) {
 }  // namespace
 
 TEST_CASE("NotifyGate litmus: with its fences no wake-up is lost", "[notify][litmus]") {
-  test::Watchdog watchdog("litmus", 300s);
+  test::Watchdog watchdog("litmus", 60s);
   const auto cpus = two_cpus();
   if (cpus.empty()) {
     WARN("SKIP: the litmus test needs two CPUs");
@@ -137,7 +138,7 @@ TEST_CASE("NotifyGate litmus: with its fences no wake-up is lost", "[notify][lit
 }
 
 TEST_CASE("NotifyGate litmus: without either fence wake-ups are lost", "[notify][litmus]") {
-  test::Watchdog watchdog("litmus without fences", 300s);
+  test::Watchdog watchdog("litmus without fences", 60s);
   const auto cpus = two_cpus();
   if (cpus.empty() || test::kTsan || test::kAsan) {
     WARN("SKIP: " << (test::kTsan ? "TSan makes every atomic access a fence"

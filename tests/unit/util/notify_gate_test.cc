@@ -268,6 +268,7 @@ TEST_CASE("T003d: what eight threads schedule is consumed, nothing lost", "[noti
         loop.schedule();
         // Now and then all wait, so that the pollers sleep and no later schedule hides a loss.
         while (n % 16 == 0 && items != 0) std::this_thread::yield();
+        test::Watchdog::feed();
       }
     })));
   }

@@ -143,6 +143,7 @@ uint64_t dirty_slots(uint64_t rounds) {
     mailbox = event;
     event->wait();
     slot.destroy(event);
+    test::Watchdog::feed();
   }
   stop = true;
   setter.join();
@@ -241,7 +242,11 @@ TEST_CASE("T000d: stray wake-ups do not end a wait", "[event]") {
   }));
   const int wanted = test::sized(1'000, 100'000);
   int woken = 0;
-  while (woken < wanted && !returned) woken += wake_stray(&event) > 0 ? 1 : 0;
+  while (woken < wanted && !returned) {
+    if (wake_stray(&event) <= 0) continue;
+    ++woken;
+    test::Watchdog::feed();
+  }
   CHECK_FALSE(returned);
   CHECK(woken == wanted);
   event.set();
@@ -301,6 +306,7 @@ TEST_CASE("T000f: every item arrives, and every return is paid by a set", "[even
     if (seen > 0 || consumed == wanted) continue;
     event.wait();
     ++returns;
+    test::Watchdog::feed();
   }
   producer.join();
   CHECK(consumed == wanted);

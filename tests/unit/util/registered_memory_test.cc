@@ -389,6 +389,7 @@ TEST_CASE("RegisteredMemory: comes and goes while threads transfer", "[io_ring]"
   }
   const int rounds = test::sized(100, 5'000);
   for (int round = 0; round < rounds; ++round) {
+    test::Watchdog::feed();
     Offered memory(kThreads * kSlices * kPage);
     OneShotEvent one_has_run;
     for (size_t w = 0; w < kThreads; ++w) {

@@ -60,6 +60,7 @@ TEST_CASE("Semaphore: what was written before a post is seen after its wait", "[
     ++value;
     there.post();
     if (!back.wait()) break;
+    test::Watchdog::feed();
   }
   there.close();
   other.join();

@@ -249,6 +249,7 @@ TEST_CASE("ThreadPool: replies go to the context that each job names, once each"
               [&](PoolOutcome o) {
                 if (!home.is_home()) ++lost;
                 ++(o == PoolOutcome::kRan ? ran : cancelled);
+                test::Watchdog::feed();
               });
           if (!id.has_value()) ++lost;
           if (i % 5 == 0 && id.has_value()) pool.cancel(*id);
