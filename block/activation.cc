@@ -1,9 +1,36 @@
 // Graph: whose the images are, this process's or another's.
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "block/graph.h"
 
 namespace rhea::block {
+namespace {
+
+/// A drain's end wakes the requests that it held back, and the next one may come before they run:
+/// they would find the images another's, though they were asked for while these were ours. Whoever
+/// was woken before runs before this ends, as coroutines are resumed in the order of their waking.
+Result<void> let_woken_run(Gs& gs, MainLoop& loop, Nanoseconds deadline) {
+  const auto missing = std::make_shared<std::atomic<size_t>>(0);  // outlives the deadline
+  for (BlockContext* context : graph_lock.contexts()) {
+    missing->fetch_add(1);
+    auto started = spawn(context->aio(), [missing, &waiter = loop.waiter()](Co&) {
+      missing->fetch_sub(1);
+      waiter.kick();
+    });
+    if (!started) return started;
+  }
+  if (loop.waiter().until(gs, [&] { return *missing == 0; }, deadline)) return ok();
+  return fail(ErrorKind::kTimeout, "An event loop of block requests did not turn within {} s",
+              std::chrono::duration_cast<std::chrono::seconds>(deadline).count());
+}
+
+}  // namespace
 
 /// A job goes on after a drain, and what it had still to write would be lost.
 Result<void> Graph::check_no_job_writes(Gs& gs) const {
@@ -54,6 +81,7 @@ Result<void> Graph::flush_all(Gs& gs, Nanoseconds deadline) {
 Result<void> Graph::inactivate_all(Gs& gs, Nanoseconds deadline) {
   if (!active_) return ok();
   TRY(check_no_job_writes(gs));
+  TRY(let_woken_run(gs, loop_, deadline));
   const auto leave_images = [&](GraphWrite&) {
     active_ = false;
     for (Node* node : all_) node->driver_->inactivate(gs);

@@ -125,6 +125,8 @@ class Graph {
   /// Flushes everything and gives up all image locks. What is to be opened inactive needs this
   /// first. Errors: a job that writes; a flush; kTimeout. All is as it was then.
   Result<void> inactivate_all(Gs& gs, Nanoseconds deadline = kDrainDeadline);
+  /// What inactivate_all() asks first. Errors: kBusy, with the job.
+  Result<void> check_no_job_writes(Gs& gs) const;
   /// Takes the image locks, and looks at the lengths again. Errors: kBusy, with every image that
   /// can not be locked; kTimeout. No lock is held then.
   Result<void> activate_all(Gs& gs, Nanoseconds deadline = kDrainDeadline);
@@ -174,7 +176,6 @@ class Graph {
   void measure(Gs& gs, Node& node) noexcept;
   /// As measure(), from the bottom: what is below has been resized through it.
   void measure_below(Gs& gs, Node& node, uint64_t walk) noexcept;
-  Result<void> check_no_job_writes(Gs& gs) const;
   Result<void> flush_all(Gs& gs, Nanoseconds deadline);
   Result<void> prepare_to_activate(Gs& gs, std::vector<Node*>& prepared);
   void unused(const Node* node) noexcept;  // any thread; the node may be gone

@@ -91,6 +91,10 @@ Result<std::unique_ptr<Mirror>> Mirror::create(Gs& gs, Graph& graph, Node& sourc
     return fail(ErrorKind::kInvalidArgument,
                 "Parameter 'granularity' expects a power of 2 in range [512B, 64MB]");
   }
+  if (!target.active()) {
+    return fail(ErrorKind::kPermission,
+                "Block node '{}' is inactive: its image is another process's", target.name());
+  }
   if (target.length() < source.length()) {
     return fail(ErrorKind::kInvalidArgument,
                 "target node '{}' of {} bytes is smaller than '{}' of {}", target.name(),

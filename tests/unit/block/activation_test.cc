@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -268,6 +269,82 @@ TEST_CASE("Graph: what was written is flushed before images are given up", "[act
   REQUIRE(f.graph().activate_all(f.gs()).has_value());
   CHECK(disk.flush().has_value());
   CHECK(TestDisk::of(bottom).flushes() == 2);
+}
+
+TEST_CASE("Graph: a write that a drain has held back is made before images are given up",
+          "[activation]") {
+  rhea::test::TempDir dir;
+  BlockFixture f;
+  const std::string path = make_image(dir.file("image"), kSize);
+  Disk disk(f, f.add(file_node(path)));
+  auto bytes = pattern(512, 6);
+  std::optional<Result<void>> written;
+  REQUIRE(f.graph()
+              .with_all_drained(f.gs(),
+                                [&](DrainBypass&) -> Result<void> {
+                                  TRY(spawn(f.main(), [&](Co& co) {
+                                    iovec piece;
+                                    written =
+                                        disk.backend().co_write(co, 0, vector_of(bytes, piece));
+                                    f.loop().waiter().kick();
+                                  }));
+                                  f.settle_main();
+                                  return ok();
+                                })
+              .has_value());
+  // Woken, and not on its way yet.
+  CHECK_FALSE(written.has_value());
+  REQUIRE(message(f.graph().inactivate_all(f.gs())) == "");
+  f.wait_until([&] { return written.has_value(); });
+  CHECK(message(*written) == "");
+  CHECK(contents(path, 0, 512) == bytes);
+}
+
+TEST_CASE("Graph: a request that waits while images come back goes on when they are ours",
+          "[activation]") {
+  Incoming f;
+  const std::string path = make_image(f.dir.file("image"), kSize);
+  Disk disk(f, f.add(file_node(path)));
+  auto bytes = pattern(512, 7);
+  std::optional<Result<void>> written;
+  std::string activated;
+  REQUIRE(f.graph()
+              .with_all_drained(f.gs(),
+                                [&](DrainBypass&) -> Result<void> {
+                                  TRY(spawn(f.main(), [&](Co& co) {
+                                    iovec piece;
+                                    written =
+                                        disk.backend().co_write(co, 0, vector_of(bytes, piece));
+                                    f.loop().waiter().kick();
+                                  }));
+                                  f.settle_main();
+                                  activated = f.activate();
+                                  return ok();
+                                })
+              .has_value());
+  CHECK(activated == "");
+  f.wait_until([&] { return written.has_value(); });
+  CHECK(message(*written) == "");
+  CHECK(contents(path, 0, 512) == bytes);
+}
+
+TEST_CASE("Graph: a mirror does not begin while images are not ours", "[activation]") {
+  BlockFixture f;
+  Node& a = f.add("driver=test-disk,node-name=a,size=1M");
+  Node& b = f.add("driver=test-disk,node-name=b,size=1M");
+  REQUIRE(f.graph().inactivate_all(f.gs()).has_value());
+  MirrorConfig config;
+  config.id = "m0";
+  const auto refused = Mirror::create(f.gs(), f.graph(), a, b, config);
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().kind() == ErrorKind::kPermission);
+  CHECK(refused.error().message() == "Block node 'b' is inactive: its image is another process's");
+  CHECK(a.parents(f.gs()).empty());
+  REQUIRE(f.graph().activate_all(f.gs()).has_value());
+  JobEvents events;
+  Jobs jobs(events);
+  REQUIRE(jobs.add(MUST(Mirror::create(f.gs(), f.graph(), a, b, config))).has_value());
+  jobs.cancel_all(f.gs(), f.graph());
 }
 
 TEST_CASE("Graph: images stay ours if a flush fails or does not end", "[activation]") {
