@@ -81,7 +81,6 @@ std::byte* VirtqElement::take_last_writable() {
   iovec& last = pieces_[first_writable() + writable_pieces_ - 1];
   --last.iov_len;
   if (last.iov_len == 0) --writable_pieces_;
-  took_last_ = true;
   return static_cast<std::byte*>(last.iov_base) + last.iov_len;
 }
 
@@ -221,7 +220,6 @@ bool VirtQueue::take_chain(VirtqElement& element, uint16_t head) {
   element.write_ranges_ = 0;
   element.readable_bytes_ = element.skipped_bytes_ = element.writable_bytes_ = 0;
   element.cut_ = {};
-  element.took_last_ = false;
   uint32_t budget = config_.size;  // descriptors, so that a loop ends
   return walk(element, {Table::Kind::kRing, rings_.descriptors, config_.size}, head, budget);
 }
@@ -290,7 +288,12 @@ bool VirtQueue::add_piece(const VirtqDesc& desc, VirtqElement& element) {
   return true;
 }
 
+/// Whatever became of the request: one that failed, or that a reset took away, may have written to
+/// its memory before, and that is what the guest sees there from now on.
 void VirtQueue::release(VirtqElement& element) {
+  for (const VirtqElement::Range& range : std::span(element.writes_).first(element.write_ranges_)) {
+    element.view_->pin.written(GuestAddr{range.address}, range.length);
+  }
   --element.view_->requests;
   element.view_ = nullptr;
   --in_flight_;
@@ -299,16 +302,6 @@ void VirtQueue::release(VirtqElement& element) {
 void VirtQueue::push(VirtqElement& element, uint32_t written) {
   RHEA_CHECK(written <= element.skipped_bytes_ + element.writable_bytes_,
              "more written than there was room for");
-  uint32_t left = written;
-  for (size_t i = 0; i < element.write_ranges_ && left != 0; ++i) {
-    const uint32_t part = std::min(left, element.writes_[i].length);
-    element.view_->pin.written(GuestAddr{element.writes_[i].address}, part);
-    left -= part;
-  }
-  if (element.took_last_) {
-    const VirtqElement::Range& last = element.writes_[element.write_ranges_ - 1];
-    element.view_->pin.written(GuestAddr{last.address + last.length - 1}, 1);
-  }
   const uint16_t head = element.head_;
   release(element);
   if (broken_) return;

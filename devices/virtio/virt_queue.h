@@ -66,7 +66,6 @@ class VirtqElement {
 
   /// Takes the first `size` bytes, a header that was copied out, off the readable memory; and the
   /// last byte, a status, off the writable: where it is. Both are there (the caller has checked).
-  /// The status counts as written by push(), whatever lies before it.
   void skip_readable(uint64_t size);
   std::byte* take_last_writable();
   /// Takes the first `size` bytes, a response before data, off the writable memory. They are there
@@ -94,7 +93,6 @@ class VirtqElement {
   size_t writable_pieces_ = 0;
   size_t write_ranges_ = 0;
   iovec cut_{};  // what was skipped of the piece behind the whole ones
-  bool took_last_ = false;
   uint64_t readable_bytes_ = 0;
   uint64_t skipped_bytes_ = 0;  // of the writable
   uint64_t writable_bytes_ = 0;
@@ -110,7 +108,8 @@ class VirtqElement {
 ///
 /// Thread: the home thread of the queue's context. Owns: pictures of guest memory. No allocation
 /// but when the guest's memory map has changed.
-/// Invariants: every element that pop() gave comes back by push() or drop() before the end.
+/// Invariants: every element that pop() gave comes back by push() or drop() before the end, and
+/// all of its writable memory is marked dirty then.
 class VirtQueue {
  public:
   enum class Features : uint8_t { kNone = 0, kIndirect = 1, kEventIdx = 2, kBoth = 3 };
