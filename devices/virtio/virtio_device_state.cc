@@ -1,6 +1,7 @@
 // How a virtio device's registers and rings are saved and loaded.
 #include <algorithm>
 #include <bit>
+#include <ranges>
 #include <utility>
 
 #include "devices/internal/virtio_status.h"
@@ -19,11 +20,15 @@ constexpr std::array kPhases{uint8_t{0}, kFound, kDriven, kNegotiated, kLive};
 }  // namespace
 
 VirtioDeviceState VirtioDevice::driver_state() {
-  // What a context has been asked to stop it stops before it comes to this, and then main completes
-  // it: a driver that waits for its reset finds it done on the other side.
+  // What no drain knows of: commands that ask no disk for anything, a task management function on
+  // its way round the contexts, a reset.
+  const auto quiet = [this] { return !stops_pending() && !busy(); };
+  const bool settled = host_.loop.waiter().until(host_.loop.gs(), quiet, kHoldPatience);
+  RHEA_CHECK(settled, "{} is saved while it has something under way", id_);
+  // Its contexts are on their way out of what told us so; and main completes what they have
+  // stopped: a driver that waits for its reset finds it done on the other side.
   on_contexts([](VirtioQueue&) {});
   serve_main();
-  RHEA_CHECK(!busy() && !stops_pending(), "{} is saved while it has something under way", id_);
   VirtioDeviceState state{.status = status_,
                           .driver_features = driver_features_,
                           .config_generation = generation_,
@@ -54,7 +59,8 @@ void VirtioDevice::rings_state(const VirtioQueue& queue, VirtioQueueState& state
   RHEA_CHECK(queue.parked_.size() == queue.taken_, "a request is neither parked nor ended");
   state.next_available = rings.next_available();
   for (const uint16_t head : queue.parked_) state.again.push_back({head});
-  for (const uint16_t head : rings.again()) state.again.push_back({head});
+  // The last one is the next that the rings give.
+  for (const uint16_t head : rings.again() | std::views::reverse) state.again.push_back({head});
 }
 
 Result<void> VirtioDevice::check_driver_state(const VirtioDeviceState& state) const {

@@ -129,6 +129,13 @@ void VirtioScsi::unrealize() {
   bus_.close();
 }
 
+void VirtioScsi::machine_stopped() {
+  pause();
+  const bool heard =
+      loop().waiter().until(loop().gs(), [this] { return !pausing(); }, kHoldPatience);
+  if (!heard) RHEA_LOG(kDevices, kWarn, "{}: an iothread does not hear of the stop", id());
+}
+
 uint64_t VirtioScsi::device_features() const {
   uint64_t features = std::to_underlying(VirtioScsiFeature::kHotplug) |
                       std::to_underlying(VirtioScsiFeature::kChange);

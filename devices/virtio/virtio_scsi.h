@@ -65,6 +65,9 @@ class VirtioScsi final : public SavedVirtio<VirtioScsiState>, private ScsiBusLis
 
   Result<void> realize() override REQUIRES(bql);
   void unrealize() override REQUIRES(bql);
+  /// Its queues have heard of it when this returns: a drain waits for what units were asked for,
+  /// and knows nothing of who asks.
+  void machine_stopped() override REQUIRES(bql);
 
  private:
   struct Request;

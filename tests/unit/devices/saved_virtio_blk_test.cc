@@ -2,118 +2,19 @@
 #include <catch2/catch.hpp>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <utility>
 #include <vector>
 
-#include "tests/unit/devices/saved_device_fixture.h"
-#include "tests/unit/devices/virtio_disk.h"
+#include "tests/unit/devices/saved_virtio_disk.h"
 
 using namespace rhea;
 using namespace rhea::devices;
 using namespace rhea::test;
 
-namespace {
-
-using WholeState = VirtioWholeState<VirtioBlkState>;
-
-constexpr std::string_view kNull = "driver=null-co,read-zeroes=on,size=1M";
-constexpr std::string_view kFull =
-    "driver=blkdebug,image.driver=null-co,image.size=1M,inject-error.0.event=write_aio,"
-    "inject-error.0.errno=28";
-constexpr uint64_t kRamBytes = 4 << 20;
-constexpr uint32_t kRead = 0, kWrite = 1;
-
-VirtioBlkConfig stops_on_errors() {
-  VirtioBlkConfig config;
-  config.on_write_error = OnIoError::kStop;
-  return config;
-}
-
-/// What goes from one machine to the other.
-struct Moved {
-  std::vector<uint8_t> state;
-  std::vector<std::byte> ram;
-  std::optional<GuestQueue> queue;
-};
-
-/// A disk with a driver that uses MSI-X vector 1 for its queue.
-struct Disk : VirtioDisk {
-  explicit Disk(std::string_view node = kNull, VirtioBlkConfig config = {})
-      : VirtioDisk(1, node, std::move(config)) {
-    bql.assert_held();
-  }
-  void start(uint64_t features = ~uint64_t{0}) {
-    bql.assert_held();
-    driver().use_msix();
-    driver().negotiate(features);
-    queue.emplace(driver().set_up_queue(0, 0x10000, 16, blk->kick_fd(0), 1));
-    driver().go();
-  }
-  /// The machine has stopped, and nothing is under way.
-  void stop() {
-    bql.assert_held();
-    blk->machine_stopped();
-    wait_until([this] { return !blk->busy(); });
-  }
-  Moved save() {
-    bql.assert_held();
-    return {.state = pci->save(),
-            .ram = {machine().ram(), machine().ram() + kRamBytes},
-            .queue = queue};
-  }
-  Result<void> load(const Moved& from) {
-    bql.assert_held();
-    std::ranges::copy(from.ram, machine().ram());
-    if (from.queue) queue.emplace(from.queue->moved_to(machine().ram(), blk->kick_fd(0)));
-    return pci->load("virtio-blk-pci", 1, from.state);
-  }
-  /// A request whose header, data and status lie at `at`.
-  void offer(uint32_t type, uint64_t at, uint32_t bytes = 512) {
-    struct {
-      uint32_t type, reserved;
-      uint64_t sector;
-    } header{type, 0, 0};
-    std::memcpy(machine().ram() + at, &header, sizeof header);
-    machine().ram()[at + 16] = std::byte{0xff};
-    queue->offer(std::vector<GuestBuffer>{
-        {at, 16, false}, {at + 0x1000, bytes, type == kRead}, {at + 16, 1, true}});
-    queue->ring();
-  }
-  uint8_t status_at(uint64_t at) { return std::to_integer<uint8_t>(machine().ram()[at + 16]); }
-  /// For wait_until(), of what the service context does: false.
-  bool turn() {
-    bql.assert_held();
-    loop().turn();
-    return false;
-  }
-  void wait_for_used() {
-    wait_until([this] { return queue->has_used(); });
-    REQUIRE(queue->take().has_value());
-  }
-  uint64_t interrupts() { return machine().msi().vectors[1]->delivered(); }
-
-  std::optional<GuestQueue> queue;
-};
-
-/// A disk with a request that an error has stopped, saved.
-Moved saved_with_parked_request() {
-  Disk disk(kFull, stops_on_errors());
-  bql.assert_held();
-  disk.start();
-  disk.offer(kWrite, 0x20000);
-  disk.wait_until([&] { return !disk.errors.seen.empty() || disk.turn(); });
-  disk.stop();
-  return disk.save();
-}
-
-}  // namespace
-
 TEST_CASE("VirtioPci: what lies in the ring at the stop is done on the other side, without a ring",
           "[virtio][saved]") {
-  std::optional<Moved> moved;
+  std::optional<MovedDisk> moved;
   {
-    Disk disk;
+    SavedDisk disk;
     bql.assert_held();
     disk.start();
     disk.offer(kRead, 0x20000);
@@ -124,7 +25,7 @@ TEST_CASE("VirtioPci: what lies in the ring at the stop is done on the other sid
     moved.emplace(disk.save());
     CHECK_FALSE(disk.queue->has_used());
   }
-  Disk disk;
+  SavedDisk disk;
   bql.assert_held();
   disk.blk->machine_stopped();
   REQUIRE(disk.load(*moved).has_value());
@@ -146,8 +47,8 @@ TEST_CASE("VirtioPci: what lies in the ring at the stop is done on the other sid
 
 TEST_CASE("VirtioPci: a request that an error has stopped is made again on the other side, once",
           "[virtio][saved]") {
-  const Moved moved = saved_with_parked_request();
-  Disk disk;
+  const MovedDisk moved = saved_with_parked_request();
+  SavedDisk disk;
   bql.assert_held();
   REQUIRE(disk.load(moved).has_value());
   disk.offer(kRead, 0x30000);
@@ -163,16 +64,16 @@ TEST_CASE("VirtioPci: a request that an error has stopped is made again on the o
 
 TEST_CASE("VirtioPci: a state that was loaded and has not run is saved as it came",
           "[virtio][saved]") {
-  const Moved moved = saved_with_parked_request();
-  std::optional<Moved> again;
+  const MovedDisk moved = saved_with_parked_request();
+  std::optional<MovedDisk> again;
   {
-    Disk disk;
+    SavedDisk disk;
     bql.assert_held();
     REQUIRE(disk.load(moved).has_value());
     again.emplace(disk.save());
   }
   CHECK(again->state == moved.state);
-  Disk disk;
+  SavedDisk disk;
   bql.assert_held();
   REQUIRE(disk.load(*again).has_value());
   disk.pci->resume_loaded();
@@ -180,9 +81,122 @@ TEST_CASE("VirtioPci: a state that was loaded and has not run is saved as it cam
   CHECK(disk.status_at(0x20000) == 0);
 }
 
+TEST_CASE("VirtioPci: a request that is under way at the stop has ended in what is saved",
+          "[virtio][saved]") {
+  SavedDisk disk("driver=null-co,read-zeroes=on,size=1M,latency-ns=200000000");
+  bql.assert_held();
+  disk.start();
+  disk.offer(kRead, 0x20000);
+  disk.wait_until([&] { return disk.blk->busy(); });  // nothing is paused: it has been taken
+  disk.blk->machine_stopped();
+  const MovedDisk moved = disk.save();
+  CHECK(disk.queue->has_used());
+  const auto state = MUST(decode_state<WholeState>("saved", moved.state));
+  CHECK(state.function.virtio.queues[0].next_available == 1);
+  CHECK(state.function.virtio.queues[0].again.empty());
+  CHECK(disk.status_at(0x20000) == 0);
+}
+
+TEST_CASE("VirtioPci: requests that wait keep their order over two moves without a run",
+          "[virtio][saved]") {
+  const MovedDisk first = saved_with_parked_writes(3);
+  const auto heads = [](const MovedDisk& moved) {
+    const auto state = MUST(decode_state<WholeState>("saved", moved.state));
+    std::vector<uint16_t> waiting;
+    for (const auto& [head] : state.function.virtio.queues[0].again) waiting.push_back(head);
+    return waiting;
+  };
+  REQUIRE(heads(first).size() == 3);
+  SavedDisk disk;
+  bql.assert_held();
+  REQUIRE(disk.load(first).has_value());
+  const MovedDisk second = disk.save();
+  CHECK(heads(second) == heads(first));
+  disk.pci->resume_loaded();
+  for (int i = 0; i < 3; ++i) disk.wait_for_used();
+  CHECK(disk.queue->free_descriptors() == 16);
+}
+
+TEST_CASE("VirtioPci: every request is done once, with either way of asking for a ring",
+          "[virtio][saved]") {
+  const uint64_t features = GENERATE(~uint64_t{0}, ~bit(VirtioFeature::kEventIdx));
+  std::optional<MovedDisk> moved;
+  {
+    SavedDisk disk;
+    bql.assert_held();
+    disk.start(features);
+    disk.offer(kRead, 0x20000);
+    disk.wait_for_used();
+    disk.stop();
+    disk.offer(kRead, 0x30000);
+    disk.offer(kRead, 0x40000);
+    moved.emplace(disk.save());
+  }
+  SavedDisk disk;
+  bql.assert_held();
+  REQUIRE(disk.load(*moved).has_value());
+  disk.pci->resume_loaded();
+  disk.wait_for_used();
+  disk.wait_for_used();
+  CHECK(disk.queue->free_descriptors() == 16);
+  disk.offer(kRead, 0x50000);
+  disk.wait_for_used();
+  CHECK_FALSE(disk.queue->has_used());
+  for (const uint64_t at : {0x3'0000U, 0x4'0000U, 0x5'0000U}) CHECK(disk.status_at(at) == 0);
+}
+
+TEST_CASE("VirtioPci: a function that is no bus master waits until it is, there",
+          "[virtio][saved]") {
+  std::optional<MovedDisk> moved;
+  {
+    SavedDisk disk;
+    bql.assert_held();
+    disk.start();
+    disk.driver().config_write(0x04, 0x2, 2);
+    disk.wait_until([&] { return !disk.blk->pausing(); });
+    disk.offer(kRead, 0x20000);
+    disk.stop();
+    moved.emplace(disk.save());
+  }
+  SavedDisk disk;
+  bql.assert_held();
+  REQUIRE(disk.load(*moved).has_value());
+  disk.pci->resume_loaded();
+  disk.wait_until([&] { return !disk.blk->busy(); });
+  CHECK_FALSE(disk.queue->has_used());
+  disk.driver().config_write(0x04, 0x6, 2);
+  disk.wait_for_used();
+  CHECK(disk.status_at(0x20000) == 0);
+}
+
+TEST_CASE("VirtioPci: a reset that is under way at the stop is done on the other side",
+          "[virtio][saved]") {
+  std::optional<MovedDisk> moved;
+  {
+    SavedDisk disk(kFull, stops_on_errors());
+    bql.assert_held();
+    disk.start();
+    disk.offer(kWrite, 0x20000);
+    disk.wait_until([&] { return !disk.errors.seen.empty() || disk.turn(); });
+    disk.driver().write(VirtioCommonReg::kStatus, 0, 1);
+    disk.blk->machine_stopped();
+    moved.emplace(disk.save());
+  }
+  SavedDisk disk;
+  bql.assert_held();
+  REQUIRE(disk.load(*moved).has_value());
+  CHECK(disk.driver().status() == 0);
+  CHECK(disk.driver().read(VirtioCommonReg::kQueueVector, 2) == kNoVector);
+  disk.pci->resume_loaded();
+  disk.start();
+  disk.offer(kRead, 0x30000);
+  disk.wait_for_used();
+  CHECK(disk.status_at(0x30000) == 0);
+}
+
 TEST_CASE("VirtioPci: a driver may reset what was loaded before it ran", "[virtio][saved]") {
-  const Moved moved = saved_with_parked_request();
-  Disk disk;
+  const MovedDisk moved = saved_with_parked_request();
+  SavedDisk disk;
   bql.assert_held();
   REQUIRE(disk.load(moved).has_value());
   disk.pci->resume_loaded();
@@ -195,9 +209,9 @@ TEST_CASE("VirtioPci: a driver may reset what was loaded before it ran", "[virti
 }
 
 TEST_CASE("VirtioPci: a negotiation goes on where it was", "[virtio][saved]") {
-  std::optional<Moved> moved;
+  std::optional<MovedDisk> moved;
   {
-    Disk disk;
+    SavedDisk disk;
     bql.assert_held();
     disk.driver().negotiate(~uint64_t{0});
     disk.driver().write(VirtioCommonReg::kQueueSelect, 0, 2);
@@ -206,7 +220,7 @@ TEST_CASE("VirtioPci: a negotiation goes on where it was", "[virtio][saved]") {
     disk.stop();
     moved.emplace(disk.save());
   }
-  Disk disk;
+  SavedDisk disk;
   bql.assert_held();
   REQUIRE(disk.load(*moved).has_value());
   CHECK(disk.driver().status() == 11);
@@ -222,9 +236,9 @@ TEST_CASE("VirtioPci: a negotiation goes on where it was", "[virtio][saved]") {
 
 TEST_CASE("VirtioPci: a queue that its driver broke is broken on the other side, until a reset",
           "[virtio][saved]") {
-  std::optional<Moved> moved;
+  std::optional<MovedDisk> moved;
   {
-    Disk disk;
+    SavedDisk disk;
     bql.assert_held();
     disk.start();
     disk.queue->offer_head(99);
@@ -233,7 +247,7 @@ TEST_CASE("VirtioPci: a queue that its driver broke is broken on the other side,
     disk.stop();
     moved.emplace(disk.save());
   }
-  Disk disk;
+  SavedDisk disk;
   bql.assert_held();
   REQUIRE(disk.load(*moved).has_value());
   disk.pci->resume_loaded();
@@ -248,16 +262,16 @@ TEST_CASE("VirtioPci: a queue that its driver broke is broken on the other side,
 
 TEST_CASE("VirtioBlk: the write cache is as the driver chose it", "[virtio][saved]") {
   constexpr uint64_t kWriteback = 0x2000 + 32;
-  std::optional<Moved> moved;
+  std::optional<MovedDisk> moved;
   {
-    Disk disk;
+    SavedDisk disk;
     bql.assert_held();
     disk.start();
     disk.driver().store(kWriteback, 0, 1);
     disk.stop();
     moved.emplace(disk.save());
   }
-  Disk disk;
+  SavedDisk disk;
   bql.assert_held();
   REQUIRE(disk.driver().load(kWriteback, 1) == 1);
   REQUIRE(disk.load(*moved).has_value());
@@ -270,7 +284,7 @@ TEST_CASE("VirtioPci: a state that the device can not be in is refused", "[virti
     const char* field;
     void (*spoil)(WholeState&);
   };
-  Disk disk(kFull, stops_on_errors());
+  SavedDisk disk(kFull, stops_on_errors());
   bql.assert_held();
   disk.start();
   disk.offer(kWrite, 0x20000);

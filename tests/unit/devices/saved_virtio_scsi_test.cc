@@ -153,6 +153,23 @@ TEST_CASE("VirtioScsi: a command that waits for the machine is carried out on th
   CHECK(answer.status == 0);
 }
 
+TEST_CASE("VirtioScsi: every queue has heard of the stop when the machine has stopped",
+          "[virtio-scsi][saved]") {
+  Adapter adapter(2);
+  bql.assert_held();
+  adapter.start();
+  for (const unsigned queue : {2U, 3U}) {
+    // Busy from before the stop until it has been told of it.
+    adapter.scsi->queue(queue).context().post([&adapter] {
+      while (!adapter.scsi->pausing()) {
+      }
+    });
+  }
+  adapter.scsi->machine_stopped();
+  CHECK_FALSE(adapter.scsi->pausing());
+  adapter.scsi->machine_runs();
+}
+
 TEST_CASE("VirtioScsi: a state that the adapter can not be in is refused",
           "[virtio-scsi][saved][sweep]") {
   struct Row {
