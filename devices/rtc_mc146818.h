@@ -81,6 +81,8 @@ class RtcMc146818 final : public SavedDevice<RtcMc146818State>, public memory::I
   void set_memory(uint8_t index, uint8_t value) REQUIRES(bql);
 
   void reset() override REQUIRES(bql);
+  /// The date went on while the machine's clock stood.
+  void resume_loaded() override REQUIRES(bql) { update(); }
   uint64_t io_read(uint64_t offset, unsigned size) override;
   void io_write(uint64_t offset, uint64_t value, unsigned size) override;
 

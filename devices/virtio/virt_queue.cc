@@ -332,13 +332,21 @@ bool VirtQueue::publish() {
   // The index before the look at what the driver wants to hear; pairs with the barrier between the
   // driver's used_event (or flags) and its look at the index. [virtio-1.2 2.7.7.2]
   std::atomic_thread_fence(std::memory_order_seq_cst);
+  return wants_interrupt_since(before);
+}
+
+bool VirtQueue::wants_interrupt_since(uint16_t before) const noexcept {
   if (!event_idx()) {
     return (load(rings_.available, std::memory_order_relaxed) & kAvailNoInterrupt) == 0;
   }
   const uint16_t event =
       load(rings_.available + kAvailHeader + 2 * uint64_t{config_.size}, std::memory_order_relaxed);
   // Whether event lies in [before, published_), modulo 2^16.
-  return static_cast<uint16_t>(next_used_ - event - 1) < static_cast<uint16_t>(next_used_ - before);
+  return static_cast<uint16_t>(published_ - event - 1) < static_cast<uint16_t>(published_ - before);
+}
+
+bool VirtQueue::may_wait_for_interrupt() const noexcept {
+  return !broken_ && wants_interrupt_since(static_cast<uint16_t>(published_ - config_.size));
 }
 
 void VirtQueue::set_used_flags(uint16_t flags) {

@@ -144,6 +144,9 @@ class VirtQueue {
   void reject(VirtqElement& element, const char* reason);
   /// Shows the driver everything pushed so far; true if it wants an interrupt for it.
   bool publish();
+  /// Whether the driver wants one for what was published at some time: it has not seen all of it,
+  /// or does not say what it has seen.
+  bool may_wait_for_interrupt() const noexcept;
 
   /// Asks the driver not to ring, as long as somebody looks anyway. Advice only.
   void suppress_notifications();
@@ -179,6 +182,7 @@ class VirtQueue {
     return (static_cast<uint8_t>(features_) & static_cast<uint8_t>(Features::kIndirect)) != 0;
   }
   uint16_t available_index() const noexcept;
+  bool wants_interrupt_since(uint16_t before) const noexcept;
   bool fail(const char* reason) noexcept;
   bool take_next(VirtqElement& element);
   bool take_chain(VirtqElement& element, uint16_t head);

@@ -357,6 +357,7 @@ void VirtioDevice::start_here(VirtioQueue& queue, const Start& start) {
   }
   queue.rings_ = *std::move(rings);
   if (start.resumes) queue.rings_->resume_at(start.next_available, start.again);
+  queue.tells_again_ = start.resumes;
   queue.paused_ = start.paused;
   enter_here(queue);
   // What the driver put there before it was ready to be rung.
@@ -411,7 +412,9 @@ void VirtioDevice::pause_here(VirtioQueue& queue, bool paused) {
   // release: pairs with the acquire in busy()
   pauses_.fetch_sub(1, std::memory_order_release);
   host_.loop.waiter().kick();
-  if (!paused) run(queue);  // the doorbell may have rung meanwhile
+  if (paused) return;
+  tell_again(queue);
+  run(queue);  // the doorbell may have rung meanwhile
 }
 
 void VirtioDevice::run(VirtioQueue& queue) {

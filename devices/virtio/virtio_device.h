@@ -193,7 +193,6 @@ class VirtioDevice {
   bool stops_pending() const noexcept { return stops_.load(std::memory_order_acquire) != 0; }
   void complete_resets() REQUIRES(bql);
   VirtioQueue* configurable(unsigned queue, uint64_t value) REQUIRES(bql);
-
   void forget_queue(VirtioQueue& queue) REQUIRES(bql);
   bool accept_features() REQUIRES(bql);
   void serve_main() REQUIRES(bql);
@@ -224,6 +223,7 @@ class VirtioDevice {
   static void pause_watch(VirtioQueue& queue, bool paused);
   void run(VirtioQueue& queue);
   void show(VirtioQueue& queue);
+  void tell_again(VirtioQueue& queue);
   void after(VirtioQueue& queue);
   void request_ended(VirtioQueue& queue);
 

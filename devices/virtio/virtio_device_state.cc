@@ -138,4 +138,14 @@ void VirtioDevice::resume_loaded() {
   if (std::exchange(loaded_, false)) resume();
 }
 
+/// On the queue's context. The last interrupts of the machine that was left may have been on their
+/// way to it when its local APICs were saved: the host delivers some of them from a thread of its
+/// own, and says nothing of it.
+void VirtioDevice::tell_again(VirtioQueue& queue) {
+  if (!std::exchange(queue.tells_again_, false) || queue.rings_ == nullptr) return;
+  if (queue.rings_->may_wait_for_interrupt() && transport_ != nullptr) {
+    transport_->queue_interrupt(queue.index_);
+  }
+}
+
 }  // namespace rhea::devices

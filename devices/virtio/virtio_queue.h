@@ -70,6 +70,7 @@ class VirtioQueue {
   std::atomic<bool> stopping_{false};  // others read it
   bool in_pass_ = false;
   bool starved_ = false;
+  bool tells_again_ = false;           // once it runs: it was loaded
   bool reports_ = false;               // tells main whenever nothing is under way
   std::vector<uint16_t> parked_;       // heads, while they wait for the machine
   uint32_t taken_ = 0;                 // requests taken and not completed

@@ -38,6 +38,30 @@ TEST_CASE("Rtc: a second that ended on the way raises its interrupt, once", "[rt
   CHECK(b.raised());
 }
 
+TEST_CASE("Rtc: what came due between the load and the run is raised as the machine runs",
+          "[rtc][saved]") {
+  BqlGuard guard;
+  Chip a, b;
+  a.out(RtcReg::kB, k24 | kBinary | kAie);
+  a.set_date(2030, 1, 1, 12, 0, 0);
+  a.out(RtcReg::kSecondAlarm, 0);
+  a.out(RtcReg::kMinuteAlarm, 10);
+  a.out(RtcReg::kHourAlarm, 12);
+  REQUIRE(test::hand_over(*a.rtc, *b.rtc).has_value());
+  b.utc.advance(9min);
+  b.rtc->resume_loaded();
+  CHECK_FALSE(b.raised());
+  b.pass(59s);
+  CHECK_FALSE(b.raised());
+  b.pass(1s);
+  CHECK(b.raised());
+  Chip c;
+  REQUIRE(test::hand_over(*a.rtc, *c.rtc).has_value());
+  c.utc.advance(1h);
+  c.rtc->resume_loaded();
+  CHECK(c.raised());
+}
+
 TEST_CASE("Rtc: the periodic interrupt comes when it would have come", "[rtc][saved]") {
   BqlGuard guard;
   Chip a, b;
