@@ -39,11 +39,12 @@ namespace rhea::migration {
 struct RamView {
   enum class Content : uint8_t {
     kUnknown,
-    kFresh,  ///< nobody has stored to it since it was mapped: what is not received is zero
+    kFresh,  ///< zero, but for the `touched` pages, until something is received
   };
   std::span<std::byte> bytes;
   uint64_t page_bytes = kPageBytes;  ///< what the host backs it with; a huge page is kept whole
   Content content = Content::kUnknown;
+  std::vector<bool> touched{};  ///< by page; empty: none
 
   uint64_t pages() const noexcept { return bytes.size() / kPageBytes; }
 };

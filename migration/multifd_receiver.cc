@@ -16,7 +16,7 @@ Result<std::unique_ptr<MultifdReceiver>> MultifdReceiver::create(Config config) 
 
 MultifdReceiver::MultifdReceiver(Config config)
     : config_(std::move(config)),
-      written_(config_.ram),
+      ram_(config_.ram),
       barrier_(config_.channels),
       channels_(config_.channels) {}
 
@@ -64,7 +64,7 @@ void MultifdReceiver::run(unsigned index) {
 Result<void> MultifdReceiver::serve(unsigned index) {
   using Event = PacketReader::Received::Event;
   Channel& channel = *channels_[index].channel;
-  PacketReader reader(index, config_.ram, written_);
+  PacketReader reader(index, ram_);
   for (;;) {
     const auto received = TRY(reader.next(channel));
     switch (received.event) {

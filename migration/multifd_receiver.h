@@ -7,11 +7,11 @@
 #include <optional>
 #include <vector>
 
+#include "migration/arriving_ram.h"
 #include "migration/cancel.h"
 #include "migration/channel.h"
 #include "migration/packet_reader.h"
 #include "migration/sync_barrier.h"
-#include "migration/written_pages.h"
 #include "util/error.h"
 #include "util/mutex.h"
 #include "util/thread.h"
@@ -79,7 +79,7 @@ class MultifdReceiver {
   void join();
 
   const Config config_;
-  WrittenPages written_;
+  ArrivingRam ram_;
   SyncBarrier barrier_;
   std::vector<ChannelState> channels_;
   unsigned added_ = 0;

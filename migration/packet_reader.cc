@@ -1,19 +1,12 @@
 #include "migration/packet_reader.h"
 
-#include <sys/mman.h>
 #include <zstd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 
 #include "util/crc32c.h"
 #include "util/sync_point.h"
-
-// glibc 2.36 has the call but not yet the names.
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 namespace rhea::migration {
 namespace {
@@ -26,20 +19,6 @@ Error corrupt(fmt::format_string<Args...> format, Args&&... args) {
 }
 
 Error wrong_payload_crc() { return corrupt("checksum of a packet's pages is wrong"); }
-
-/// Has the host make the pages of `run` in one call, instead of at a fault each in the copy out of
-/// the socket. A host that has no memory for them says so here; a store would be a SIGBUS.
-Result<void> populate(const iovec& run) {
-  int result = 0;
-  do {
-    result = ::madvise(run.iov_base, run.iov_len, MADV_POPULATE_WRITE);
-  } while (result != 0 && (errno == EINTR || errno == EAGAIN));
-  if (result == 0 || errno == EINVAL) return ok();  // kernels before 5.14 do not know it
-  const int os_errno = errno;
-  return Error(ErrorKind::kResource,
-               fmt::format("the host has no memory for {} bytes of guest RAM", run.iov_len),
-               os_errno);
-}
 
 }  // namespace
 
@@ -57,8 +36,7 @@ void PacketReader::FreeContext::operator()(ZSTD_DCtx_s* context) const noexcept 
   ::ZSTD_freeDCtx(context);
 }
 
-PacketReader::PacketReader(unsigned channel, std::span<const RamView> ram, WrittenPages& written)
-    : channel_(channel), ram_(ram), written_(written) {}
+PacketReader::PacketReader(unsigned channel, ArrivingRam& ram) : channel_(channel), ram_(ram) {}
 
 PacketReader::~PacketReader() = default;
 
@@ -85,7 +63,7 @@ Result<void> PacketReader::check_place(const PacketHeader& header) {
   if (header.type == PacketType::kSync && header.number != syncs_ + 1) {
     return corrupt("sync {} after sync {}", header.number, syncs_);
   }
-  if (header.type == PacketType::kPages && header.block >= ram_.size()) {
+  if (header.type == PacketType::kPages && header.block >= ram_.views().size()) {
     return corrupt("there is no RAM block {}", header.block);
   }
   return ok();
@@ -101,8 +79,8 @@ Result<void> PacketReader::take_pages(Channel& in, const PacketHeader& header) {
       TRY(read_plain(in, header));
     }
   }
-  clear_empty(header);
-  return ok();
+  return ram_.clear(header.block,
+                    std::span(indices_).subspan(header.normal_pages, header.empty_pages));
 }
 
 Result<void> PacketReader::read_indices(Channel& in, const PacketHeader& header) {
@@ -110,7 +88,7 @@ Result<void> PacketReader::read_indices(Channel& in, const PacketHeader& header)
   const auto bytes = std::as_writable_bytes(std::span(indices_).first(count));
   TRY(in.read(bytes));
   if (crc32c(bytes) != header.index_crc) return corrupt("checksum of its page numbers is wrong");
-  const uint64_t pages = ram_[header.block].pages();
+  const uint64_t pages = ram_.views()[header.block].pages();
   for (size_t i = 0; i < count; ++i) {
     if (indices_[i] >= pages) {
       return corrupt("page {} of RAM block {}, which has {}", indices_[i].value(), header.block,
@@ -120,37 +98,24 @@ Result<void> PacketReader::read_indices(Channel& in, const PacketHeader& header)
   return ok();
 }
 
-std::span<iovec> PacketReader::runs_of(const PacketHeader& header) {
+Result<std::span<iovec>> PacketReader::runs_of(const PacketHeader& header) {
   size_t count = 0;
   for (uint32_t i = 0, run = 1; i < header.normal_pages; i += run, run = 1) {
     while (i + run < header.normal_pages && indices_[i + run] == indices_[i] + run) ++run;
-    runs_[count++] = {.iov_base = page_at(header.block, indices_[i]), .iov_len = run * kPageBytes};
+    TRY(ram_.make_room(header.block, indices_[i], run));
+    runs_[count++] = {.iov_base = ram_.page(header.block, indices_[i]),
+                      .iov_len = run * kPageBytes};
   }
   return std::span(runs_).first(count);
 }
 
-Result<void> PacketReader::prefault(const PacketHeader& header, std::span<const iovec> runs) {
-  uint32_t first = 0;
-  for (const iovec& run : runs) {
-    const auto pages = static_cast<uint32_t>(run.iov_len / kPageBytes);
-    bool fresh = false;
-    for (uint32_t i = first; i < first + pages; ++i) {
-      fresh |= written_.set(header.block, indices_[i]);
-    }
-    if (fresh && pages > 1) TRY(populate(run));
-    first += pages;
-  }
-  return ok();
-}
-
 Result<void> PacketReader::read_plain(Channel& in, const PacketHeader& header) {
-  const auto runs = runs_of(header);
-  TRY(prefault(header, runs));
+  const auto runs = TRY(runs_of(header));
   TRY(in.read(runs));
   if ((header.flags & kPayloadCrc) == 0) return ok();
   uint32_t crc = 0;
   for (uint32_t i = 0; i < header.normal_pages; ++i) {
-    crc = crc32c(std::span(page_at(header.block, indices_[i]), kPageBytes), crc);
+    crc = crc32c(std::span(ram_.page(header.block, indices_[i]), kPageBytes), crc);
   }
   if (crc != header.payload_crc) return wrong_payload_crc();
   return ok();
@@ -176,23 +141,11 @@ Result<void> PacketReader::read_compressed(Channel& in, const PacketHeader& head
   if (size != plain.size()) {
     return corrupt("{} pages decompress to {} bytes", header.normal_pages, size);
   }
-  TRY(prefault(header, runs_of(header)));
+  TRY(runs_of(header));
   for (uint32_t i = 0; i < header.normal_pages; ++i) {
-    std::memcpy(page_at(header.block, indices_[i]), plain.data() + i * kPageBytes, kPageBytes);
+    std::memcpy(ram_.page(header.block, indices_[i]), plain.data() + i * kPageBytes, kPageBytes);
   }
   return ok();
-}
-
-void PacketReader::clear_empty(const PacketHeader& header) {
-  const bool fresh = ram_[header.block].content == RamView::Content::kFresh;
-  for (uint32_t i = 0; i < header.empty_pages; ++i) {
-    const uint32_t index = indices_[header.normal_pages + i];
-    // Even a read makes the host map something, and a write costs it a page, or a huge one.
-    if (fresh && !written_.test(header.block, index)) continue;
-    std::byte* page = page_at(header.block, index);
-    if (is_zero_page(std::span<const std::byte, kPageBytes>(page, kPageBytes))) continue;
-    std::memset(page, 0, kPageBytes);
-  }
 }
 
 }  // namespace rhea::migration

@@ -9,9 +9,9 @@
 #include <span>
 #include <vector>
 
+#include "migration/arriving_ram.h"
 #include "migration/channel.h"
 #include "migration/multifd_packet.h"
-#include "migration/written_pages.h"
 #include "util/endian.h"
 #include "util/error.h"
 
@@ -27,13 +27,13 @@ struct MultifdHello {
 /// Errors: kCorrupt when something else comes; those of the channel.
 Result<MultifdHello> read_hello(Channel& in);
 
-/// Thread: one. Invariants: `ram` and `written` outlive it. Starts behind the hello.
-/// Errors: kCorrupt for whatever does not follow the format, naming the packet; then pages of the
-/// packet may have been stored already. Nothing outside of `ram` is ever written, and nothing is
-/// allocated on the peer's word.
+/// Thread: one. Invariants: `ram` outlives it. Starts behind the hello.
+/// Errors: kCorrupt for whatever does not follow the format, naming the packet; those of `ram`;
+/// then pages of the packet may have been stored already. Nothing outside of `ram` is ever written,
+/// and nothing is allocated on the peer's word.
 class PacketReader {
  public:
-  PacketReader(unsigned channel, std::span<const RamView> ram, WrittenPages& written);
+  PacketReader(unsigned channel, ArrivingRam& ram);
   ~PacketReader();
   PacketReader(const PacketReader&) = delete;
   PacketReader& operator=(const PacketReader&) = delete;
@@ -52,23 +52,17 @@ class PacketReader {
   Result<void> check_place(const PacketHeader& header);
   Result<void> take_pages(Channel& in, const PacketHeader& header);
   Result<void> read_indices(Channel& in, const PacketHeader& header);
-  /// The normal pages as runs of neighbours in guest RAM.
-  std::span<iovec> runs_of(const PacketHeader& header);
-  Result<void> prefault(const PacketHeader& header, std::span<const iovec> runs);
+  /// The normal pages as runs of neighbours in guest RAM, with room for them.
+  Result<std::span<iovec>> runs_of(const PacketHeader& header);
   Result<void> read_plain(Channel& in, const PacketHeader& header);
   Result<void> read_compressed(Channel& in, const PacketHeader& header);
-  void clear_empty(const PacketHeader& header);
-  std::byte* page_at(uint32_t block, uint32_t index) const {
-    return ram_[block].bytes.data() + size_t{index} * kPageBytes;
-  }
 
   struct FreeContext {
     void operator()(ZSTD_DCtx_s* context) const noexcept;
   };
 
   const unsigned channel_;
-  const std::span<const RamView> ram_;
-  WrittenPages& written_;
+  ArrivingRam& ram_;
   uint64_t sequence_ = 1;  // 0 was the hello
   uint64_t syncs_ = 0;
   std::array<le32, kPacketPages> indices_{};

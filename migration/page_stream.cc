@@ -100,15 +100,30 @@ Result<PageCounts> PageSender::send(const DirtyPages& batch) {
   return PageCounts{normal_.size(), zero_.size()};
 }
 
-PageReceiver::PageReceiver(FrameLink& link, std::vector<std::shared_ptr<memory::RamBlock>> blocks)
-    : link_(link), blocks_(std::move(blocks)) {}
+PageReceiver::PageReceiver(FrameLink& link,
+                           const std::vector<std::shared_ptr<memory::RamBlock>>& blocks)
+    : link_(link), blocks_(blocks), ram_(arriving_views(blocks)) {}
 
-Result<std::byte*> PageReceiver::page(uint32_t block, uint32_t number) const {
+Result<void> PageReceiver::read_numbers(uint32_t block, std::span<const uint8_t> numbers) {
+  numbers_.resize(numbers.size() / sizeof(le32));
+  if (!numbers_.empty()) std::memcpy(numbers_.data(), numbers.data(), numbers.size());
   memory::RamBlock& ram = *blocks_[block];
-  if (number >= ram.dirty().pages())
-    return fail(ErrorKind::kCorrupt, "Page {} of RAM block '{}', which has {}", number, ram.name(),
-                ram.dirty().pages());
-  return ram.host() + number * kPage;
+  for (const le32& number : numbers_)
+    if (number >= ram.dirty().pages())
+      return fail(ErrorKind::kCorrupt, "Page {} of RAM block '{}', which has {}", number.value(),
+                  ram.name(), ram.dirty().pages());
+  return ok();
+}
+
+// Where `pages` are to be stored, and room for them.
+Result<void> PageReceiver::prepare(uint32_t block, std::span<const le32> pages) {
+  parts_.clear();
+  for (size_t i = 0, run = 1; i < pages.size(); i += run, run = 1) {
+    while (i + run < pages.size() && pages[i + run] == pages[i] + run) ++run;
+    TRY(ram_.make_room(block, pages[i], static_cast<uint32_t>(run)));
+    parts_.push_back({ram_.page(block, pages[i]), run * kPage});
+  }
+  return ok();
 }
 
 Result<PageCounts> PageReceiver::receive(std::span<const uint8_t> payload) {
@@ -123,17 +138,9 @@ Result<PageCounts> PageReceiver::receive(std::span<const uint8_t> payload) {
       numbers.size() != pages * sizeof(le32))
     return fail(ErrorKind::kCorrupt, "A list of {} pages of RAM block {} in {} bytes", pages,
                 wire.block.value(), payload.size());
-  parts_.clear();
-  for (size_t i = 0; i < pages; ++i) {
-    le32 number;
-    std::memcpy(&number, numbers.data() + i * sizeof number, sizeof number);
-    std::byte* const where = TRY(page(wire.block, number));
-    if (i < normal) {
-      append(parts_, where);
-    } else if (!is_zero(where)) {
-      std::memset(where, 0, kPage);
-    }
-  }
+  TRY(read_numbers(wire.block, numbers));
+  TRY(ram_.clear(wire.block, std::span(numbers_).subspan(normal)));
+  TRY(prepare(wire.block, std::span(numbers_).first(normal)));
   std::vector<iovec> parts = parts_;  // read() uses its own up
   TRY(link_.channel().read(std::span(parts)));
   if (wire.has_checksum == 1 && checksum_of(parts_) != wire.checksum)

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "memory/ram_block.h"
+#include "migration/arriving_ram.h"
 #include "migration/frame_link.h"
 #include "migration/ram_scan.h"
 #include "util/error.h"
@@ -52,22 +53,25 @@ class PageSender {
   std::vector<std::byte> copy_;
 };
 
-/// Puts what comes where it belongs: straight into guest RAM. A page of zeros is written only if it
-/// holds something else, so that memory which nobody has touched stays so.
+/// Puts what comes where it belongs: straight into guest RAM.
 /// Thread: one. `blocks`: by the numbers that the source gives them.
-/// Errors: kCorrupt, names the block and the page; nothing was written outside of RAM.
+/// Errors: kCorrupt, names the block and the page; nothing was written outside of RAM. Those of an
+/// ArrivingRam.
 class PageReceiver {
  public:
-  PageReceiver(FrameLink& link, std::vector<std::shared_ptr<memory::RamBlock>> blocks);
+  PageReceiver(FrameLink& link, const std::vector<std::shared_ptr<memory::RamBlock>>& blocks);
 
   /// `payload`: of the frame; the pages are read behind it.
   Result<PageCounts> receive(std::span<const uint8_t> payload);
 
  private:
-  Result<std::byte*> page(uint32_t block, uint32_t number) const;
+  Result<void> read_numbers(uint32_t block, std::span<const uint8_t> numbers);
+  Result<void> prepare(uint32_t block, std::span<const le32> pages);
 
   FrameLink& link_;
   const std::vector<std::shared_ptr<memory::RamBlock>> blocks_;
+  ArrivingRam ram_;
+  std::vector<le32> numbers_;
   std::vector<iovec> parts_;
 };
 

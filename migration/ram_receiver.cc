@@ -38,11 +38,13 @@ Result<std::unique_ptr<RamReceiver>> RamReceiver::create(
     MultifdReceiver::Config config;
     config.channels = channels;
     config.session = session;
-    for (const auto& block : blocks) config.ram.push_back(ram_view(*block));
+    config.ram = arriving_views(blocks);
     config.cancel = std::move(cancel);
     receiver = TRY(MultifdReceiver::create(std::move(config)));
   }
-  return std::unique_ptr<RamReceiver>(new RamReceiver(link, blocks, std::move(receiver)));
+  std::unique_ptr<PageReceiver> pages;
+  if (!receiver) pages = std::make_unique<PageReceiver>(link, blocks);
+  return std::unique_ptr<RamReceiver>(new RamReceiver(link, std::move(pages), std::move(receiver)));
 }
 
 Result<void> RamReceiver::take_channels(ChannelMailbox& mailbox) {
@@ -63,7 +65,7 @@ Result<void> RamReceiver::take_channels(ChannelMailbox& mailbox) {
 
 Result<void> RamReceiver::receive(std::span<const uint8_t> payload) {
   if (channels_) return fail(ErrorKind::kCorrupt, "Pages on the main connection");
-  const PageCounts counts = TRY(pages_.receive(payload));
+  const PageCounts counts = TRY(pages_->receive(payload));
   counts_.normal += counts.normal;
   counts_.zero += counts.zero;
   return ok();

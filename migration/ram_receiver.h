@@ -62,14 +62,14 @@ class RamReceiver {
   std::optional<Error> error() const;
 
  private:
-  RamReceiver(FrameLink& link, const std::vector<std::shared_ptr<memory::RamBlock>>& blocks,
+  RamReceiver(FrameLink& link, std::unique_ptr<PageReceiver> pages,
               std::unique_ptr<MultifdReceiver> channels)
-      : link_(link), pages_(link, blocks), channels_(std::move(channels)) {}
+      : link_(link), pages_(std::move(pages)), channels_(std::move(channels)) {}
 
   FrameLink& link_;
-  PageReceiver pages_;
-  const std::unique_ptr<MultifdReceiver> channels_;  // null without any
-  PageCounts counts_;                                // of the main connection
+  const std::unique_ptr<PageReceiver> pages_;  // the one or the other
+  const std::unique_ptr<MultifdReceiver> channels_;
+  PageCounts counts_;  // of the main connection
 };
 
 }  // namespace rhea::migration

@@ -20,8 +20,10 @@ std::vector<std::shared_ptr<memory::RamBlock>> in_order_of(
   return blocks;
 }
 
-bool is_their_fault(const Error& error) {
-  return error.kind() == ErrorKind::kCorrupt || error.kind() == ErrorKind::kInvalidArgument;
+// Not of a connection that is broken.
+bool can_be_told(const Error& error) {
+  return error.kind() == ErrorKind::kCorrupt || error.kind() == ErrorKind::kInvalidArgument ||
+         error.kind() == ErrorKind::kResource;
 }
 
 }  // namespace
@@ -79,7 +81,7 @@ void Target::run() {
   if (ram_ && ram_->error()) received = *ram_->error();
   // A machine that cannot be taken is refused by name, as long as somebody listens.
   state_ = TargetState::kGone;
-  if (channel_->two_way() && is_their_fault(received.error())) refuse(received.error());
+  if (channel_->two_way() && can_be_told(received.error())) refuse(received.error());
   finish(received);
 }
 

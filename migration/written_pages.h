@@ -1,4 +1,4 @@
-// WrittenPages: which pages of fresh memory have been stored to.
+// WrittenPages: which pages have been stored to.
 #pragma once
 
 #include <atomic>
@@ -18,17 +18,18 @@ class WrittenPages {
   explicit WrittenPages(std::span<const RamView> ram) {
     for (const RamView& view : ram) {
       blocks_.push_back(std::make_unique<std::atomic<uint64_t>[]>(view.pages() / kBits + 1));
+      const auto block = static_cast<uint32_t>(blocks_.size() - 1);
+      for (uint32_t page = 0; page < view.touched.size(); ++page) {
+        if (view.touched[page]) set(block, page);
+      }
     }
   }
 
   bool test(uint32_t block, uint32_t page) const noexcept {
     return (word(block, page).load(std::memory_order_relaxed) & bit(page)) != 0;
   }
-  /// True if it was not set before.
-  bool set(uint32_t block, uint32_t page) noexcept {
-    auto& word_of_page = word(block, page);
-    if ((word_of_page.load(std::memory_order_relaxed) & bit(page)) != 0) return false;
-    return (word_of_page.fetch_or(bit(page), std::memory_order_relaxed) & bit(page)) == 0;
+  void set(uint32_t block, uint32_t page) noexcept {
+    if (!test(block, page)) word(block, page).fetch_or(bit(page), std::memory_order_relaxed);
   }
 
  private:

@@ -38,7 +38,7 @@ class Ram {
     views_ = {RamView{block(1)}, RamView{.bytes = block(kPages + 2), .content = kFresh}};
     for (const RamView& view : views_) std::ranges::fill(view.bytes, std::byte{0});
   }
-  std::span<const RamView> views() const { return views_; }
+  const std::vector<RamView>& views() const { return views_; }
   void check() const {
     for (size_t page : {size_t{0}, kPages + 1, 2 * kPages + 2}) {
       const auto guard = std::span(memory_).subspan(page * kPageBytes, kPageBytes);
@@ -118,8 +118,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto channel = MUST(Channel::create(std::move(file), MUST(Cancel::create())));
 
   Ram ram;
-  WrittenPages written(ram.views());
-  PacketReader reader(0, ram.views(), written);
+  ArrivingRam arriving(ram.views());
+  PacketReader reader(0, arriving);
   for (;;) {
     const auto received = reader.next(*channel);
     if (!received) {

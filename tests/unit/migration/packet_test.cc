@@ -25,9 +25,8 @@ using Compression = PacketOptions::Compression;
 /// What a stream of these bytes does to a channel 3 of a machine with one block of 16 pages.
 struct Destination {
   std::shared_ptr<memory::RamBlock> ram = make_ram(16);
-  std::vector<RamView> views{ram_view(*ram)};
-  WrittenPages written{views};
-  PacketReader reader{3, views, written};
+  ArrivingRam arriving{{ram_view(*ram)}};
+  PacketReader reader{3, arriving};
 
   std::string feed(const Bytes& stream) {
     Fd file(::memfd_create("stream", MFD_CLOEXEC));
