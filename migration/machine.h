@@ -40,6 +40,8 @@ class Machine {
   /// Notes which pages are written from here on. Errors: the host cannot.
   virtual Result<void> start_dirty_log() REQUIRES(bql) = 0;
   virtual void stop_dirty_log() REQUIRES(bql) = 0;
+  /// Has each vCPU stand still for `percent` of the time: 0 to 99, and 0 is full speed.
+  virtual void throttle(unsigned percent) REQUIRES(bql) = 0;
   /// vCPUs stand still, no request is under way, and what was written is on stable storage.
   /// Errors: it is not, and the machine runs as it did.
   virtual Result<void> stop() REQUIRES(bql) = 0;

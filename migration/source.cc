@@ -1,6 +1,7 @@
 #include "migration/source.h"
 
 #include <random>
+#include <utility>
 
 namespace rhea::migration {
 namespace {
@@ -18,7 +19,8 @@ Source::Source(const Parts& parts, const Address& address, const SourceOptions& 
       address_(address),
       options_(options),
       main_(parts.service),
-      downtime_limit_(options.downtime_limit.count()) {}
+      downtime_limit_(options.downtime_limit.count()),
+      throttle_(options.throttle) {}
 
 Result<std::unique_ptr<Source>> Source::start(const Parts& parts, const Address& address,
                                               const SourceOptions& options, TakeFd take_fd) {
@@ -62,6 +64,8 @@ Source::~Source() {
   if (RamSender* const ram = shared_ram_.load()) ram->cancel();
   go_on_.set();
   if (thread_.joinable()) thread_.join();
+  throttle(0);
+  if (logging_) parts_.machine.stop_dirty_log();
 }
 
 void Source::cancel() {
@@ -80,6 +84,10 @@ Result<void> Source::go_on() {
   if (!waits) return fail(ErrorKind::kBusy, "Migration not in expected state: pre-switchover");
   go_on_.set();
   return ok();
+}
+
+void Source::set_throttle(const ThrottleParameters& parameters) {
+  throttle_.with([&](ThrottleParameters& p) { p = parameters; });
 }
 
 Progress Source::progress() const {
@@ -171,6 +179,7 @@ Result<void> Source::stop_and_send_rest() {
     bql.assert_held();
     TRY(parts_.machine.stop());
     stopped_ = true;
+    throttle(0);
     return ok();
   }));
   const Nanoseconds took = lap();
@@ -228,7 +237,8 @@ void Source::finish(Result<void> result) {
   channel_.reset();  // the peer, or whoever reads the pipe, learns that this is all
   static_cast<void>(main_.call([&]() -> Result<void> {
     bql.assert_held();
-    if (logging_) parts_.machine.stop_dirty_log();
+    throttle(0);
+    if (std::exchange(logging_, false)) parts_.machine.stop_dirty_log();
     // Before the hand-over a failure costs nothing but time.
     if (stopped_ && state_ == SourceState::kSent) parts_.machine.resume();
     Status status = Status::kCompleted;

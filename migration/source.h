@@ -12,6 +12,7 @@
 #include "migration/bandwidth_limit.h"
 #include "migration/cancel.h"
 #include "migration/connect.h"
+#include "migration/convergence.h"
 #include "migration/frame_link.h"
 #include "migration/handover.h"
 #include "migration/machine.h"
@@ -38,20 +39,24 @@ class SourceObserver {
 struct SourceOptions {
   Nanoseconds downtime_limit = std::chrono::milliseconds(300);
   bool pause_before_switchover = false;
+  AutoConverge auto_converge = AutoConverge::kNo;
+  ThrottleParameters throttle;
   RamOptions ram;
   /// For how long the locks are tried again after the destination is lost.
   Nanoseconds retake_patience = std::chrono::seconds(5);
 };
 
 /// Copies RAM while the machine runs, pass after pass, until what is left can be sent within the
-/// downtime limit; then stops it, sends the rest, and hands it over (handover.h).
+/// downtime limit; then stops it, sends the rest, and hands it over (handover.h). With
+/// auto_converge the machine is throttled meanwhile if it writes too much (convergence.h).
 ///
 /// Until the hand-over nothing is lost by a failure: the machine goes on here.
 ///
 /// Thread: made, cancelled and destroyed on main with the BQL; does its work on a thread of its
 /// own, which has main do what only main may. progress() from any thread. Owns: the thread, the
 /// channel. Invariants: the observer is told each change of the status in order, kSetup first,
-/// within the call of start(). The status that is_over() comes last.
+/// within the call of start(). The status that is_over() comes last. The machine has its
+/// full speed once it was stopped, and before the end is told.
 class Source {
  public:
   /// All outlive it.
@@ -80,6 +85,8 @@ class Source {
     // relaxed: a number by itself
     downtime_limit_.store(limit.count(), std::memory_order_relaxed);
   }
+  /// For the passes to come.
+  void set_throttle(const ThrottleParameters& parameters);
 
   Progress progress() const;
 
@@ -96,8 +103,8 @@ class Source {
   Result<void> copy_while_running();
   Result<void> send_pass();
   Result<void> hear_refusal();
-  bool converged(uint64_t dirty, Nanoseconds took, uint64_t sent_bytes);
-  void note_stall(uint64_t dirty, uint64_t before, Nanoseconds took);
+  Result<bool> converged(const Pass& pass);
+  void throttle(unsigned percent) REQUIRES(bql);
   Result<void> stop_and_send_rest();
   Result<void> wait_for_continue();
   Result<std::vector<DeviceState>> save_devices(End& end);
@@ -131,6 +138,8 @@ class Source {
   bool stopped_ = false;
   Nanoseconds began_{0}, lap_began_{0}, stopped_at_{0};
   std::atomic<int64_t> downtime_limit_;
+  Guarded<ThrottleParameters> throttle_;
+  Convergence convergence_;
   std::atomic<uint64_t> main_bytes_ = 0;
   OneShotEvent go_on_;
   Guarded<Progress> progress_;

@@ -1,35 +1,29 @@
 // The passes over RAM while the machine runs, and the one after it has stopped.
 #include <algorithm>
-#include <chrono>
+#include <utility>
 
 #include "migration/source.h"
 #include "util/sync_point.h"
 
 namespace rhea::migration {
-namespace {
-
-constexpr double kPage = memory::kDirtyPageBytes;
-
-double seconds(Nanoseconds t) { return std::chrono::duration<double>(t).count(); }
-
-}  // namespace
 
 Result<void> Source::copy_while_running() {
   scan_->mark_all();
-  uint64_t dirty = scan_->begin_pass();
-  while (true) {
-    const uint64_t sent_before = sent_bytes();
-    progress_.with([dirty](Progress& p) { p.remaining_pages = dirty; });
+  Pass pass;
+  pass.dirty_after = scan_->begin_pass();
+  do {
+    pass.dirty_before = pass.dirty_after;
+    progress_.with([&](Progress& p) { p.remaining_pages = pass.dirty_before; });
+    const uint64_t bytes_before = sent_bytes();
+    const PageCounts pages_before = ram_->counts();
     TRY(send_pass());
-    const Nanoseconds took = lap();
-    const uint64_t sent = sent_bytes() - sent_before;
-    const uint64_t before = dirty;
-    dirty = scan_->begin_pass();
-    progress_.with([took](Progress& p) { p.phases.passes.push_back(took); });
-    const bool enough = converged(dirty, took, sent);
-    note_stall(enough ? 0 : dirty, before, took);
-    if (enough) return ok();
-  }
+    const PageCounts pages = ram_->counts();
+    pass.took = lap();
+    pass.sent_bytes = sent_bytes() - bytes_before;
+    pass.sent_pages = pages.normal + pages.zero - pages_before.normal - pages_before.zero;
+    pass.dirty_after = scan_->begin_pass();
+  } while (!TRY(converged(pass)));
+  return ok();
 }
 
 Result<void> Source::send_pass() {
@@ -80,35 +74,37 @@ Result<void> Source::hear_refusal() {
               to_string(frame.kind));
 }
 
-// Whether what is dirty now can be sent within the limit, at the speed of the pass before.
-bool Source::converged(uint64_t dirty, Nanoseconds took, uint64_t sent_bytes) {
-  const double speed = static_cast<double>(sent_bytes) / std::max(seconds(took), 1e-6);
-  const double needed = static_cast<double>(dirty) * kPage / std::max(speed, 1.0);
-  const auto expected =
-      std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(std::min(needed, 1e6)));
-  progress_.with([&](Progress& p) {
-    p.remaining_pages = dirty;
-    p.bytes_per_s = static_cast<uint64_t>(speed);
-    p.dirty_pages_per_s =
-        static_cast<uint64_t>(static_cast<double>(dirty) / std::max(seconds(took), 1e-6));
-    p.expected_downtime = expected;
-  });
+/// Whether it is time to stop the machine; if not, it may have to write less from here on.
+Result<bool> Source::converged(const Pass& pass) {
   // relaxed: the user's wish; the next pass looks again
-  return expected.count() <= downtime_limit_.load(std::memory_order_relaxed);
+  const Nanoseconds downtime(downtime_limit_.load(std::memory_order_relaxed));
+  const ThrottleParameters parameters =
+      throttle_.with([](const ThrottleParameters& p) { return p; });
+  const Verdict verdict = convergence_.judge(pass, {downtime, options_.auto_converge, parameters});
+  const unsigned percent = progress_.with([&](Progress& p) {
+    p.phases.passes.push_back(pass.took);
+    p.remaining_pages = pass.dirty_after;
+    p.bytes_per_s = verdict.bytes_per_s;
+    p.dirty_pages_per_s = verdict.dirty_pages_per_s;
+    p.expected_downtime = verdict.expected_downtime;
+    p.stall = verdict.stall;
+    return p.cpu_throttle_percent;
+  });
+  if (verdict.throttle_percent != percent) {
+    TRY(main_.call([&]() -> Result<void> {
+      bql.assert_held();
+      throttle(verdict.throttle_percent);
+      return ok();
+    }));
+  }
+  return verdict.enough;
 }
 
-// A pass that leaves nearly as much as it began with: more of them will not help.
-void Source::note_stall(uint64_t dirty, uint64_t before, Nanoseconds took) {
-  progress_.with([&](Progress& p) {
-    p.stall.clear();
-    if (p.passes < 2 || dirty * 10 < before * 9) return;
-    const double written = static_cast<double>(dirty) * kPage / std::max(seconds(took), 1e-6);
-    p.stall = fmt::format(
-        "the guest writes {:.0f} MiB/s to other pages, the connection carries {:.0f} MiB/s: "
-        "a downtime-limit of {} ms would end it, or more bandwidth, or a guest that writes less",
-        written / (1 << 20), static_cast<double>(p.bytes_per_s) / (1 << 20),
-        std::chrono::ceil<std::chrono::milliseconds>(*p.expected_downtime).count());
-  });
+/// The one place where the machine's speed is changed; how it is lifted, whatever the end, too.
+void Source::throttle(unsigned percent) {
+  const unsigned before = progress_.with(
+      [percent](Progress& p) { return std::exchange(p.cpu_throttle_percent, percent); });
+  if (before != percent) parts_.machine.throttle(percent);
 }
 
 }  // namespace rhea::migration

@@ -55,6 +55,7 @@ struct Progress {
   Nanoseconds total{0};
   std::optional<Nanoseconds> downtime;           ///< from the stop until GO was sent
   std::optional<Nanoseconds> expected_downtime;  ///< if it were stopped now
+  unsigned cpu_throttle_percent = 0;             ///< as it is now; 0 when it is over
   /// Why it does not come to an end, and what would help; empty while it does.
   std::string stall;
   Phases phases;

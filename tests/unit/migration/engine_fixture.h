@@ -60,6 +60,7 @@ class EngineFixture : private SourceObserver, private TargetObserver {
   std::optional<TargetState> arrival;
   std::string arrival_error;
   std::function<void(uint64_t)> on_pass;
+  const Clock* clock = nullptr;  // the source's, if not the host's
 
   /// Begins to move `source` to `target` over a socket.
   void begin() {
@@ -80,7 +81,8 @@ class EngineFixture : private SourceObserver, private TargetObserver {
   }
   void send(const std::string& uri) {
     bql.assert_held();
-    const Source::Parts parts{loop_->service(), source, *this, clock_, limit_};
+    const Clock& source_clock = clock != nullptr ? *clock : clock_;
+    const Source::Parts parts{loop_->service(), source, *this, source_clock, limit_};
     auto started = Source::start(parts, MUST(parse_address(uri)), source_options, {});
     if (!started) throw std::runtime_error(started.error().message());
     leaving_ = std::move(*started);
@@ -112,6 +114,17 @@ class EngineFixture : private SourceObserver, private TargetObserver {
   // On any thread:
   Progress progress() { return leaving_->progress(); }
   void set_downtime_limit(Nanoseconds limit) { leaving_->set_downtime_limit(limit); }
+  void set_throttle(const ThrottleParameters& to) { leaving_->set_throttle(to); }
+  void destroy_source() {
+    bql.assert_held();
+    leaving_.reset();
+  }
+  // Unchecked: gives the BQL back while it waits.
+  void drain_rcu() NO_THREAD_SAFETY_ANALYSIS {
+    bql.unlock();
+    rcu_drain_callbacks();
+    bql.lock();
+  }
   std::string error() {
     const Progress p = progress();
     return p.error ? p.error->message() : "";

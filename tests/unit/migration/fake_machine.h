@@ -1,6 +1,8 @@
 // A machine without a guest, for tests of migration.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -52,6 +54,7 @@ class FakeMachine final : public Machine {
   bool runs = false;
   bool autostart = true;
   bool left = false;
+  unsigned throttled = 0;  // per cent
   std::vector<std::string> log;
 
   /// Has less of it than it says: a page.
@@ -88,6 +91,10 @@ class FakeMachine final : public Machine {
   void stop_dirty_log() override REQUIRES(bql) {
     static_cast<void>(call("unlog"));
     memory::topology.stop_dirty_log(memory::DirtyClient::kMigration);
+  }
+  void throttle(unsigned percent) override {
+    static_cast<void>(call(fmt::format("throttle {}", percent)));
+    throttled = percent;
   }
   Result<void> stop() override {
     TRY(call("stop"));
