@@ -68,8 +68,9 @@ class Machine {
 
   /// Errors: names the image that somebody else has; none is locked then.
   virtual Result<void> take_locks() REQUIRES(bql) = 0;
-  /// Nothing is written to the images from here on.
-  virtual void release_locks() REQUIRES(bql) = 0;
+  /// Nothing is written to the images from here on. Errors: what is still to be written can not be;
+  /// the locks are held as before.
+  virtual Result<void> release_locks() REQUIRES(bql) = 0;
 };
 
 }  // namespace rhea::migration

@@ -70,7 +70,7 @@ Source::~Source() {
 
 void Source::cancel() {
   const bool over = progress_.with([](const Progress& p) { return is_over(p.status); });
-  if (over || cancel_->cancelled()) return;
+  if (over || too_late_to_cancel_ || cancel_->cancelled()) return;
   progress_.with([](Progress& p) { p.status = Status::kCancelling; });
   parts_.observer.source_status(Status::kCancelling);
   cancel_->cancel();
@@ -110,15 +110,13 @@ void Source::run() { finish(send_all()); }
 Result<void> Source::send_all() {
   TRY(set_up());
   TRY(copy_while_running());
-  TRY(stop_and_send_rest());
-  if (channel_->two_way()) return hand_over();
-  TRY(channel_->finish());
-  return main_.call([this]() -> Result<void> {
-    bql.assert_held();
-    parts_.machine.leave();
-    stopped_ = false;
-    return ok();
-  });
+  auto sent = stop_and_send_rest();
+  Error why(ErrorKind::kIo, "");
+  if (sent && channel_->two_way()) return hand_over(next_event(why), why);
+  if (sent) sent = channel_->finish();
+  if (sent) return leave();
+  why = sent.error();
+  return state_ == SourceState::kReleased ? hand_over(SourceEvent::kLost, why) : sent;
 }
 
 Result<void> Source::set_up() {
@@ -195,6 +193,10 @@ Result<void> Source::stop_and_send_rest() {
   TRY(send_pass());
   TRY(ram_->finish());
   const Nanoseconds copied = lap();
+  if (!channel_->two_way()) {  // who reads its end asks nobody, and wants the images
+    TRY(release_locks());
+    state_ = SourceState::kReleased;
+  }
   TRY(send_devices(states, end));
   const Nanoseconds sent = lap();
   progress_.with([&](Progress& p) {

@@ -77,7 +77,8 @@ class Source {
   Source(const Source&) = delete;
   Source& operator=(const Source&) = delete;
 
-  /// Returns at once; kCancelled, or whatever could no longer be helped, follows.
+  /// Returns at once; kCancelled follows, or, if the machine is the destination's already, what
+  /// would have without it.
   void cancel() REQUIRES(bql);
   /// Out of kPreSwitchover. Errors: kBusy, it is not in it.
   Result<void> go_on() REQUIRES(bql);
@@ -109,10 +110,12 @@ class Source {
   Result<void> wait_for_continue();
   Result<std::vector<DeviceState>> save_devices(End& end);
   Result<void> send_devices(const std::vector<DeviceState>& states, End end);
-  Result<void> hand_over();
+  Result<void> hand_over(SourceEvent event, Error& why);
   SourceEvent next_event(Error& why);
+  bool cancelled_before_ack();
   Result<void> release_locks();
   SourceEvent retake_locks(Error& why);
+  Result<void> leave();
   Result<void> commit();
   void resume();
   void finish(Result<void> result);
@@ -136,6 +139,7 @@ class Source {
   SourceState state_ = SourceState::kSent;
   bool logging_ = false;
   bool stopped_ = false;
+  bool too_late_to_cancel_ GUARDED_BY(bql) = false;  // ACK is in
   Nanoseconds began_{0}, lap_began_{0}, stopped_at_{0};
   std::atomic<int64_t> downtime_limit_;
   Guarded<ThrottleParameters> throttle_;

@@ -6,10 +6,8 @@
 
 namespace rhea::migration {
 
-Result<void> Source::hand_over() {
-  state_ = SourceState::kSent;
-  Error why(ErrorKind::kIo, "");
-  SourceEvent event = next_event(why);
+// From the state that it is in; `why` says of an event why it is no good news.
+Result<void> Source::hand_over(SourceEvent event, Error& why) {
   while (true) {
     const SourceStep step = source_step(state_, event);
     RHEA_LOG(kMigration, kDebug, "hand-over: {} -> {}", to_string(state_), to_string(step.next));
@@ -54,7 +52,8 @@ SourceEvent Source::next_event(Error& why) {
   // Of no interest unless it is out of turn.
   why = fail(ErrorKind::kCorrupt, "The destination sends '{}' at the end", to_string(frame->kind));
   if (frame->kind == FrameKind::kReady) return SourceEvent::kReady;
-  if (frame->kind == FrameKind::kAck) return SourceEvent::kAck;
+  if (frame->kind == FrameKind::kAck)
+    return cancelled_before_ack() ? SourceEvent::kCancel : SourceEvent::kAck;
   if (frame->kind == FrameKind::kRefused) {
     why = fail(ErrorKind::kInvalidArgument, "The destination gives up: {}", frame->text());
     return SourceEvent::kRefused;
@@ -62,23 +61,37 @@ SourceEvent Source::next_event(Error& why) {
   return SourceEvent::kLost;
 }
 
+// Main decides which of the two was first. A cancel that threw the switch behind this would take GO
+// away from a destination that needs it; one that came before is as good as a lost ACK.
+bool Source::cancelled_before_ack() {
+  const auto cancelled = main_.call([this]() -> Result<bool> {
+    bql.assert_held();
+    too_late_to_cancel_ = state_ == SourceState::kReleased && !cancel_->cancelled();
+    return cancel_->cancelled();
+  });
+  return cancelled.value_or(true);  // the machine is being taken apart
+}
+
 Result<void> Source::release_locks() {
   TRY(main_.call([this]() -> Result<void> {
     bql.assert_held();
-    parts_.machine.release_locks();
-    return ok();
+    return parts_.machine.release_locks();
   }));
-  return link_->send(FrameKind::kReleased);
+  return channel_->two_way() ? link_->send(FrameKind::kReleased) : ok();
 }
 
 // From here on the machine is the destination's, whether it hears of it or not.
-Result<void> Source::commit() {
-  TRY(main_.call([this]() -> Result<void> {
+Result<void> Source::leave() {
+  return main_.call([this]() -> Result<void> {
     bql.assert_held();
     parts_.machine.leave();
     stopped_ = false;
     return ok();
-  }));
+  });
+}
+
+Result<void> Source::commit() {
+  TRY(leave());
   auto sent = link_->send(FrameKind::kGo);
   channel_.reset();
   if (!sent)

@@ -314,11 +314,13 @@ Result<void> Target::run_machine() {
 }
 
 void Target::release_locks() {
-  static_cast<void>(main_.call([this]() -> Result<void> {
+  const auto released = main_.call([this]() -> Result<void> {
     bql.assert_held();
-    parts_.machine.release_locks();
-    return ok();
-  }));
+    return parts_.machine.release_locks();
+  });
+  if (!released) {
+    RHEA_LOG(kMigration, kError, "The images stay locked: {}", released.error().message());
+  }
 }
 
 void Target::finish(const Result<void>& result) {

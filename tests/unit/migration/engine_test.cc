@@ -254,7 +254,8 @@ TEST_CASE("Migration: what comes too late to cancel goes through", "[migration]"
   CHECK(f.source.left);
   CHECK_FALSE(f.source.runs);
   CHECK_FALSE(f.outside.both_ran);
-  CHECK((f.arrival == TargetState::kRunning || f.arrival == TargetState::kUnconfirmed));
+  CHECK(f.source_events.back() == "completed");
+  CHECK(f.arrival == TargetState::kRunning);
 }
 
 TEST_CASE("Migration: a destination that dies loses nothing before it has agreed", "[migration]") {
@@ -345,11 +346,42 @@ TEST_CASE("Migration: to a file, and out of it again", "[migration]") {
   f.finish();
   CHECK(f.source.left);
   CHECK(f.source_events.back() == "completed");
-  f.outside.lock_holder.clear();  // the source's process has ended
+  CHECK(f.outside.lock_holder.empty());
   f.receive_from_file(uri);
   f.finish();
   check_moved(f);
   CHECK(f.target_events == Strings{"active", "completed"});
+}
+
+TEST_CASE("Migration: whoever reads the end of a file can have the images", "[migration]") {
+  EngineFixture f;
+  const std::string path = f.file("machine");
+  uintmax_t size = 0;
+  f.source.hook = [&](const std::string& call) {
+    if (call == "unlock") size = std::filesystem::file_size(path);
+  };
+  f.send("file:" + path);
+  f.finish();
+  CHECK(f.source.left);
+  CHECK(size > 0);
+  CHECK(size < std::filesystem::file_size(path));
+}
+
+TEST_CASE("Migration: a file that gets no end leaves the machine where it is", "[migration]") {
+  EngineFixture f;
+  f.source_options.retake_patience = std::chrono::milliseconds(100);
+  const bool stranger = GENERATE(false, true);
+  f.source.hook = [&](const std::string& call) {
+    bql.assert_held();
+    if (call == "unlock") f.leaving().cancel();
+    if (call == "lock" && stranger) f.outside.lock_holder = "stranger";
+  };
+  f.send("file:" + f.file("machine"));
+  f.finish();
+  CHECK(f.source_events.back() == "cancelled");
+  CHECK_FALSE(f.source.left);
+  CHECK(f.source.runs != stranger);
+  CHECK(f.outside.lock_holder == (stranger ? "stranger" : "source"));
 }
 
 TEST_CASE("Migration: a file that ends too early, or is something else, is refused",

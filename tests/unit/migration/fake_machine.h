@@ -137,9 +137,10 @@ class FakeMachine final : public Machine {
     outside_.lock_holder = name_;
     return ok();
   }
-  void release_locks() override {
-    static_cast<void>(call("unlock"));
+  Result<void> release_locks() override {
+    TRY(call("unlock"));
     if (outside_.lock_holder == name_) outside_.lock_holder.clear();
+    return ok();
   }
 
  private:
