@@ -65,6 +65,8 @@ PageCounts RamSender::counts() const {
   return {normal_.load(std::memory_order_relaxed), zero_.load(std::memory_order_relaxed)};
 }
 
-uint64_t RamSender::channel_bytes() const { return channels_ ? channels_->stats().bytes : 0; }
+std::vector<uint64_t> RamSender::channel_bytes() const {
+  return channels_ ? channels_->bytes_per_channel() : std::vector<uint64_t>();
+}
 
 }  // namespace rhea::migration

@@ -40,8 +40,8 @@ class RamSender {
 
   void cancel();
   PageCounts counts() const;
-  /// On the channels; those of the main connection are counted there.
-  uint64_t channel_bytes() const;
+  /// On each channel, if there are any; those of the main connection are counted there.
+  std::vector<uint64_t> channel_bytes() const;
 
  private:
   RamSender(FrameLink& link, std::unique_ptr<PageSender> pages,

@@ -1,5 +1,6 @@
 #include "migration/source.h"
 
+#include <numeric>
 #include <random>
 #include <utility>
 
@@ -92,15 +93,24 @@ void Source::set_throttle(const ThrottleParameters& parameters) {
 
 Progress Source::progress() const {
   Progress copy = progress_.with([](const Progress& p) { return p; });
-  copy.transferred_bytes = sent_bytes();
+  count_bytes(copy);
   if (!is_over(copy.status)) copy.total = parts_.clock.now() - began_;
   return copy;
 }
 
-uint64_t Source::sent_bytes() const {
+void Source::count_bytes(Progress& p) const {
   const RamSender* const ram = shared_ram_.load();
   // relaxed: a figure for people
-  return main_bytes_.load(std::memory_order_relaxed) + (ram ? ram->channel_bytes() : 0);
+  p.main_bytes = main_bytes_.load(std::memory_order_relaxed);
+  if (ram) p.channel_bytes = ram->channel_bytes();
+  p.transferred_bytes =
+      std::accumulate(p.channel_bytes.begin(), p.channel_bytes.end(), p.main_bytes);
+}
+
+uint64_t Source::sent_bytes() const {
+  Progress now;
+  count_bytes(now);
+  return now.transferred_bytes;
 }
 
 // --- The thread ---------------------------------------------------------------------------------
@@ -172,7 +182,8 @@ Result<void> Source::open_channels() {
 }
 
 Result<void> Source::stop_and_send_rest() {
-  stopped_at_ = parts_.clock.now();
+  lap();
+  stopped_at_ = lap_began_;  // the phases from here on are the downtime
   TRY(main_.call([this]() -> Result<void> {
     bql.assert_held();
     TRY(parts_.machine.stop());
@@ -184,7 +195,6 @@ Result<void> Source::stop_and_send_rest() {
   progress_.with([took](Progress& p) { p.phases.stop = took; });
   TRY(wait_for_continue());
   TRY(channel_->limit_by(nullptr));  // the guest stands still: nobody saves bandwidth now
-  lap();
   // Before the last pass: a queue that is saved shows in RAM what it has completed.
   End end;
   const auto states = TRY(save_devices(end));
@@ -210,6 +220,7 @@ Result<void> Source::wait_for_continue() {
   if (!options_.pause_before_switchover) return ok();
   set_status(Status::kPreSwitchover);
   go_on_.wait();
+  lap();  // somebody else's time
   set_status(Status::kDevice);
   return check_not_cancelled();
 }

@@ -122,6 +122,7 @@ class Source {
   Result<void> check_not_cancelled() const;
   void set_status(Status status);
   Nanoseconds lap();
+  void count_bytes(Progress& p) const;
   uint64_t sent_bytes() const;
 
   const Parts parts_;

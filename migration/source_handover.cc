@@ -98,10 +98,10 @@ Result<void> Source::commit() {
     return std::move(sent).error().context(
         "The destination has taken the machine over, but may not know it: say 'cont' there, or "
         "here if it is lost");
-  const Nanoseconds now = parts_.clock.now(), took = lap();
+  const Nanoseconds took = lap();
   progress_.with([&](Progress& p) {
     p.phases.resume = took;
-    p.downtime = now - stopped_at_;
+    p.downtime = lap_began_ - stopped_at_;
   });
   return ok();
 }

@@ -30,7 +30,8 @@ constexpr bool is_over(Status status) noexcept {
          status == Status::kCancelled;
 }
 
-/// How long each part took, in the order in which they come.
+/// How long each part took, in the order in which they come. From `stop` on they are the downtime,
+/// without a pause before the switch-over, which belongs to none of them.
 struct Phases {
   Nanoseconds setup{0};             ///< connection, handshake
   std::vector<Nanoseconds> passes;  ///< over RAM while the guest ran
@@ -47,7 +48,9 @@ struct Progress {
   std::optional<Error> error;  ///< why it failed
   uint64_t ram_bytes = 0;
   uint64_t transferred_bytes = 0;
-  uint64_t remaining_pages = 0;  ///< dirty, as far as is known
+  uint64_t main_bytes = 0;              ///< of them on the main connection
+  std::vector<uint64_t> channel_bytes;  ///< of them on each channel beside it, if there are any
+  uint64_t remaining_pages = 0;         ///< dirty, as far as is known
   uint64_t normal_pages = 0, zero_pages = 0;
   uint64_t passes = 0;  ///< begun, the last one included
   uint64_t dirty_pages_per_s = 0;

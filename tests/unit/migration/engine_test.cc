@@ -1,6 +1,8 @@
 // Source and Target: a machine moves, or stays, whatever happens.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <functional>
+#include <numeric>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -64,6 +66,15 @@ TEST_CASE("Migration: a machine moves with its RAM, its devices and its locks", 
   CHECK(p.phases.passes.size() == 1);
 }
 
+TEST_CASE("Migration: the downtime is all of its phases", "[migration]") {
+  EngineFixture f;
+  f.source_options.ram.channels = GENERATE(0U, 2U);
+  f.run();
+  const Progress p = f.progress();
+  const Phases& t = p.phases;
+  CHECK(p.downtime == t.stop + t.last_copy + t.device_state + t.load + t.resume);
+}
+
 TEST_CASE("Migration: RAM goes over channels beside the connection", "[migration]") {
   EngineFixture f;
   f.source_options.ram.channels = GENERATE(1U, 2U, 4U, 255U);
@@ -76,6 +87,11 @@ TEST_CASE("Migration: RAM goes over channels beside the connection", "[migration
   const Progress p = f.progress();
   CHECK(p.normal_pages + p.zero_pages == 1201);  // one of them twice
   CHECK(p.transferred_bytes > 100'000);
+  CHECK(p.channel_bytes.size() == f.source_options.ram.channels);
+  CHECK(std::ranges::all_of(p.channel_bytes, [](uint64_t bytes) { return bytes != 0; }));
+  CHECK(std::accumulate(p.channel_bytes.begin(), p.channel_bytes.end(), p.main_bytes) ==
+        p.transferred_bytes);
+  CHECK(p.main_bytes < 4096);  // no page
 }
 
 TEST_CASE("Migration: a file is one connection", "[migration]") {
