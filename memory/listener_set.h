@@ -16,6 +16,7 @@
 #include "util/bql.h"
 #include "util/check.h"
 #include "util/rcu.h"
+#include "util/sync_point.h"
 
 namespace rhea::memory {
 
@@ -84,7 +85,10 @@ class ListenerSet {
     const List* list = list_.load();
     if (list == nullptr) return;
     for (const auto& node : *list) {
-      if (!node->is_dead()) f(*node->listener);
+      RHEA_SYNC_POINT("ListenerSet: at a node");
+      if (node->is_dead()) continue;
+      RHEA_SYNC_POINT("ListenerSet: at a node that is alive");
+      f(*node->listener);
     }
   }
 

@@ -23,7 +23,9 @@ class SyncAction {
   using Action = std::pair<std::string, std::function<void()>>;
   SyncAction(std::string name, std::function<void()> action)
       : SyncAction({Action(std::move(name), std::move(action))}) {}
-  explicit SyncAction(std::initializer_list<Action> actions) : actions_(actions) {
+  explicit SyncAction(std::initializer_list<Action> actions)
+      : SyncAction(std::vector<Action>(actions)) {}
+  explicit SyncAction(std::vector<Action> actions) : actions_(std::move(actions)) {
     RHEA_CHECK(current_.exchange(this) == nullptr);
     sync_point_handler.store(handle, std::memory_order_release);  // pairs with RHEA_SYNC_POINT
   }

@@ -44,6 +44,7 @@ class EngineFixture : private SourceObserver, private TargetObserver {
     watch_ = FdWatch();
     leaving_.reset();
     coming_.reset();
+    for (auto& region : shown_) root_.remove(*region);
     space_.reset();
     loop_.reset();
     bql.unlock();
@@ -96,7 +97,7 @@ class EngineFixture : private SourceObserver, private TargetObserver {
   void finish() {
     bql.assert_held();
     rhea::test::Watchdog watchdog("a migration", std::chrono::seconds(60));
-    while (!is_over(source_status_) || (coming_ && !arrival)) loop_->turn();
+    while (!over()) loop_->turn();
   }
   void run() {
     begin();
@@ -147,6 +148,25 @@ class EngineFixture : private SourceObserver, private TargetObserver {
   std::string file(const std::string& name) const { return dir_.file(name); }
   Status source_status() const { return source_status_; }
 
+  /// Where units reach the source's RAM.
+  memory::AddressSpace& show_source_ram() {
+    bql.assert_held();
+    for (size_t i = 0; i < 2; ++i) {
+      auto block = source.block(i).shared_from_this();
+      const std::string name = block->name();
+      shown_.push_back(std::make_unique<memory::MemoryRegion>(name, std::move(block)));
+      root_.add(*shown_.back(), uint64_t{i} << 32);
+    }
+    return *space_;
+  }
+  /// What a forced unplug does: the second block is in no address space any more.
+  void hide_source_rom() {
+    bql.assert_held();
+    root_.remove(*shown_.back());
+    shown_.pop_back();
+  }
+  bool over() const { return is_over(source_status_) && (!coming_ || arrival); }
+
   bool same_ram() {
     for (size_t i = 0; i < 2; ++i)
       if (!std::ranges::equal(source.block(i).bytes(), target.block(i).bytes())) return false;
@@ -194,6 +214,7 @@ class EngineFixture : private SourceObserver, private TargetObserver {
   std::unique_ptr<MainLoop> loop_;
   RcuThread self_;
   memory::MemoryRegion root_{"root", UINT64_MAX};
+  std::vector<std::unique_ptr<memory::MemoryRegion>> shown_;  // the source's RAM
   std::optional<memory::AddressSpace> space_;
   std::shared_ptr<BandwidthLimit> limit_;
   std::unique_ptr<Listener> listener_;

@@ -58,11 +58,13 @@ class FakeMachine final : public Machine {
   std::vector<std::string> log;
 
   /// Has less of it than it says: a page.
-  void shrink_rom() {
+  void shrink_rom() { static_cast<void>(replace_rom(memory::kDirtyPageBytes)); }
+  /// Lets go of it; something else has its place.
+  std::shared_ptr<memory::RamBlock> replace_rom(uint64_t size_bytes) {
     memory::RamBlockConfig config;
     config.name = "rom";
-    config.size_bytes = memory::kDirtyPageBytes;
-    blocks_[1] = MUST(memory::RamBlock::create(config));
+    config.size_bytes = size_bytes;
+    return std::exchange(blocks_[1], MUST(memory::RamBlock::create(config)));
   }
   memory::RamBlock& block(size_t index) { return *blocks_[index]; }
   std::byte* page(uint64_t number) { return blocks_[0]->host() + number * memory::kDirtyPageBytes; }

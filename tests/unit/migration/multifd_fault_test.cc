@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <filesystem>
@@ -157,18 +158,55 @@ constexpr const char* kMigrationPoints[] = {
     "multifd sender: before the wait for a sync",  "multifd sender: after the wait for a sync",
 };
 
+/// What each thread still does when the end is known to all: when a channel is dead. The limit is a
+/// second, which on a busy host measures the host; but no wait here has a time-out, so whoever
+/// makes few steps is soon out. One step too many ends the test at once, in place of a hang.
+class StepsAfterTheEnd {
+ public:
+  // From a token in hand, or work, to the next look at the end.
+  static constexpr int kMostOfMigration = 4;
+  static constexpr int kMostOfChannel = 5;
+
+  /// Also runs `action` at `point`.
+  explicit StepsAfterTheEnd(
+      const char* point = "", std::function<void()> action = [] {})
+      : count_(actions(point, std::move(action))) {}
+  bool ended() const { return ended_; }
+
+ private:
+  std::vector<SyncAction::Action> actions(const char* point, std::function<void()> action) {
+    std::vector<SyncAction::Action> all{{"multifd sender: dead", [this] { ended_ = true; }},
+                                        {point, std::move(action)}};
+    for (const char* own : kChannelPoints) all.emplace_back(own, [this, own] { step(own); });
+    for (const char* own : kMigrationPoints) all.emplace_back(own, [this, own] { step(own); });
+    return all;
+  }
+  void step(const char* point) {
+    if (!ended_) return;
+    const auto thread = static_cast<size_t>(this_channel + 1);
+    const int most = thread == 0 ? kMostOfMigration : kMostOfChannel;
+    RHEA_CHECK(++steps_[thread] <= most, "thread {}, behind the end, for the {}th time: {}", thread,
+               most + 1, point);
+  }
+
+  std::atomic<bool> ended_ = false;
+  std::array<std::atomic<int>, Faulty::kChannels + 1> steps_{};
+  const SyncAction count_;
+};
+
 /// Channel `n` breaks when the `pass`th thread that it concerns comes to `point`.
 void break_at(const char* point, bool own_thread, unsigned n, int pass) {
   INFO(point << ", channel " << n << ", pass " << pass);
   Faulty faulty;
   this_channel = -1;
   std::atomic<int> left = pass;
-  const SyncAction action(point, [&] {
+  const StepsAfterTheEnd steps(point, [&] {
     if (own_thread && this_channel != static_cast<int>(n)) return;
     if (--left == 0) faulty.cut(n);
   });
   faulty.start(faulty.links().connect());
   const Error error = faulty.run();
+  CHECK(steps.ended());
   // The receiver may see it first, and end the other channels.
   CHECK_THAT(error.message(),
              Catch::Matches("multifd channel [0-3]: Unable to write to socket: Broken pipe"));
@@ -196,6 +234,8 @@ TEST_CASE("Multifd: a channel that can not connect ends everything (T001c)",
   const Held before;
   for (unsigned n = 0; n < Faulty::kChannels; ++n) {
     Faulty faulty;
+    this_channel = -1;
+    const StepsAfterTheEnd steps;
     const auto connect = faulty.links().connect();
     faulty.start(
         [&](unsigned channel, std::shared_ptr<Cancel> cancel) -> Result<ChannelPtr> {
@@ -216,6 +256,8 @@ TEST_CASE("Multifd: a peer that goes before the hello or in a payload is named (
   for (const size_t bytes : {0UL, 50UL, 64UL, 100UL, 20'000UL}) {
     constexpr unsigned kGone = 2;
     Faulty faulty;
+    this_channel = -1;
+    const StepsAfterTheEnd steps;
     Fd peer = std::move(faulty.links().incoming(kGone));
     if (bytes == 0) peer.reset();
     faulty.start(faulty.links().connect(), kGone);
@@ -384,7 +426,8 @@ TEST_CASE("Multifd: a cancel at any point ends both sides (T001f)", "[migration]
       Faulty faulty;
       std::atomic<bool> armed = true;
       std::atomic<MultifdSender*> sender = nullptr;
-      const SyncAction action(point, [&] {
+      this_channel = -1;
+      const StepsAfterTheEnd steps(point, [&] {
         while (sender == nullptr) std::this_thread::yield();
         if (armed.exchange(false)) sender.load()->cancel();
       });

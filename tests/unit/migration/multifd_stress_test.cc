@@ -12,6 +12,7 @@
 #include "tests/support/size.h"
 #include "tests/support/sync_action.h"
 #include "tests/support/watchdog.h"
+#include "tests/unit/migration/guest_stores.h"
 #include "tests/unit/migration/multifd_fixture.h"
 
 using namespace rhea;
@@ -28,22 +29,6 @@ namespace {
 unsigned seed_of_run() {
   const char* text = std::getenv("RHEA_TEST_SEED");
   return text != nullptr ? static_cast<unsigned>(std::atoi(text)) : std::random_device{}();
-}
-
-#if defined(__clang__)
-#define LIKE_A_GUEST __attribute__((no_sanitize("thread"), noinline))
-#else
-#define LIKE_A_GUEST __attribute__((no_sanitize_thread, noinline))
-#endif
-
-/// A guest stores while its pages are sent: no sanitizer sees that, and no lock orders it.
-LIKE_A_GUEST void stamp(std::byte* page, uint64_t version) {
-  auto* words = reinterpret_cast<volatile uint64_t*>(page);
-  words[0] = version;
-  words[kPageBytes / sizeof(uint64_t) - 1] = version;
-}
-LIKE_A_GUEST uint64_t version_of(const std::byte* page) {
-  return *reinterpret_cast<const volatile uint64_t*>(page);
 }
 
 /// The source's memory, and what of it is still to be sent.

@@ -10,65 +10,22 @@
 #include <string>
 #include <vector>
 
-#include "memory/address_space.h"
-#include "memory/topology.h"
 #include "tests/support/size.h"
+#include "tests/unit/migration/watched_ram.h"
 #include "util/thread.h"
 
 using namespace rhea;
 using namespace rhea::memory;
 using migration::DirtyPages;
 using migration::RamScan;
+using migration::test::make_block;
+using migration::test::WatchedRam;
 
 namespace {
 
 constexpr auto kClient = DirtyClient::kMigration;
 constexpr uint64_t kPage = kDirtyPageBytes;
 using Pages = std::vector<uint32_t>;
-
-std::shared_ptr<RamBlock> make_ram(uint64_t pages, std::string name = "ram") {
-  RamBlockConfig config;
-  config.name = std::move(name);
-  config.size_bytes = pages * kPage;
-  return MUST(RamBlock::create(config));
-}
-
-/// Blocks in an address space, watched by a listener, with dirty logging on.
-class World {
- public:
-  explicit World(std::vector<std::shared_ptr<RamBlock>> blocks,
-                 std::shared_ptr<MemoryListener> listener = nullptr)
-      : root_("root", UINT64_MAX) {
-    BqlGuard guard;
-    space_.emplace("memory", root_);
-    uint64_t at = 0;
-    for (auto& block : blocks) {
-      regions_.push_back(std::make_unique<MemoryRegion>(block->name(), block));
-      root_.add(*regions_.back(), at);
-      at += uint64_t{1} << 32;
-    }
-    if (listener) space_->register_listener(std::move(listener));
-    MUST(topology.start_dirty_log(kClient));
-  }
-  ~World() {
-    {
-      BqlGuard guard;
-      topology.stop_dirty_log(kClient);
-      for (auto& region : regions_) root_.remove(*region);
-      space_.reset();
-    }
-    rcu_drain_callbacks();
-  }
-  World(const World&) = delete;
-  World& operator=(const World&) = delete;
-  AddressSpace& space() { return *space_; }
-
- private:
-  RcuThread self_;
-  MemoryRegion root_;
-  std::vector<std::unique_ptr<MemoryRegion>> regions_;
-  std::optional<AddressSpace> space_;
-};
 
 /// Writes down what it is asked, and whether the bits were gone by then.
 class Accelerator : public MemoryListener {
@@ -113,8 +70,8 @@ Pages range(uint32_t first, uint32_t end) {
 
 TEST_CASE("RamScan: the first pass finds each page of each block once", "[migration]") {
   constexpr uint64_t kLarge = RamScan::kChunkPages + 70;  // its last word has six bits
-  const std::vector blocks = {make_ram(1, "small"), make_ram(kLarge, "large")};
-  World world(blocks);
+  const std::vector blocks = {make_block(1, "small"), make_block(kLarge, "large")};
+  WatchedRam world(blocks);
   RamScan scan(blocks);
   scan.mark_all();
   CHECK(scan.begin_pass() == 1 + kLarge);
@@ -127,8 +84,8 @@ TEST_CASE("RamScan: the first pass finds each page of each block once", "[migrat
 }
 
 TEST_CASE("RamScan: a page written behind the walk waits for the next pass", "[migration]") {
-  auto ram = make_ram(4 * RamScan::kChunkPages);
-  World world({ram});
+  auto ram = make_block(4 * RamScan::kChunkPages);
+  WatchedRam world({ram});
   RamScan scan({ram});
   const auto mark = [&](uint64_t page) { ram->dirty().mark(page * kPage, kPage); };
   mark(10);
@@ -148,8 +105,8 @@ TEST_CASE("RamScan: a page written behind the walk waits for the next pass", "[m
 TEST_CASE("RamScan: a chunk is watched again after its bits are taken and before it is read",
           "[migration]") {
   auto accelerator = std::make_shared<Accelerator>();
-  auto ram = make_ram(2 * RamScan::kChunkPages + 100);
-  World world({ram}, accelerator);
+  auto ram = make_block(2 * RamScan::kChunkPages + 100);
+  WatchedRam world({ram}, accelerator);
   RamScan scan({ram});
   accelerator->known = {0b11};
   ram->dirty().mark((2 * RamScan::kChunkPages + 99) * kPage, kPage);
@@ -167,31 +124,14 @@ TEST_CASE("RamScan: a chunk is watched again after its bits are taken and before
   CHECK_FALSE(accelerator->late);
 }
 
-TEST_CASE("T004e: a listener may go while its memory is walked", "[migration]") {
-  auto accelerator = std::make_shared<Accelerator>();
-  auto ram = make_ram(4 * RamScan::kChunkPages);
-  World world({ram}, accelerator);
-  RamScan scan({ram});
-  scan.mark_all();
-  CHECK(scan.begin_pass() == 4 * RamScan::kChunkPages);
-  CHECK(scan.next(1));
-  CHECK(accelerator->clears.size() == 1);
-  {
-    BqlGuard guard;
-    world.space().unregister_listener(*accelerator);
-  }
-  CHECK(run_pass(scan)[0].size() == 4 * RamScan::kChunkPages - 1);
-  CHECK(accelerator->clears.size() == 1);
-}
-
 TEST_CASE("RamScan: what is copied at the end is what was written", "[migration][stress]") {
   constexpr uint64_t kPages = 2 * RamScan::kChunkPages;
   constexpr int kWriters = 3;
   const int writes = test::sized(20'000, 2'000'000);
   const uint32_t seed = std::random_device{}();
   INFO("seed " << seed);
-  auto ram = make_ram(kPages);
-  World world({ram});
+  auto ram = make_block(kPages);
+  WatchedRam world({ram});
   RamScan scan({ram});
   scan.mark_all();
   std::vector<uint64_t> copy(kPages);
