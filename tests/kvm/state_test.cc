@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <semaphore>
@@ -122,6 +123,15 @@ class Mmio final : public memory::IoHandler {
   std::counting_semaphore<>& half_done_;
   memory::MemoryRegion region_;
 };
+
+/// kvmclock of a machine that stands still.
+Nanoseconds kvm_clock(BareVm& vm) {
+  const auto sections = vm.save();
+  const auto clock = std::ranges::find(sections, "kvm-clock", &vmm::StateSection::name);
+  RHEA_CHECK(clock != sections.end());
+  const auto state = MUST(decode_state<vmm::KvmClockState>("kvm-clock", clock->bytes));
+  return Nanoseconds(static_cast<int64_t>(state.nanoseconds));
+}
 
 uint32_t mp_state(BareVm& vm, size_t index) {
   kvm_mp_state state{};
@@ -253,6 +263,30 @@ TEST_CASE("state: the PIT goes on interrupting", "[kvm]") {
   CHECK(hopper.failures().empty());
 }
 
+TEST_CASE("state: a PIT channel that counts once goes on with what it has left", "[kvm]") {
+  NEEDS_KVM();
+  constexpr uint32_t kLoaded = 60'000;  // 50 ms
+  constexpr Nanoseconds kPassed = std::chrono::milliseconds(10);
+  constexpr uint32_t kPassedTicks = 11'931;
+  BareVm vm({kSpin});
+  vm.reset();
+  const HostClock host;
+  // The count that is saved when this much has passed since it was loaded.
+  const auto saved_after = [&](Nanoseconds time, uint8_t mode) {
+    kvm_pit_state2 pit{};
+    pit.channels[2].mode = mode;
+    pit.channels[2].rw_mode = 3;
+    pit.channels[2].count = kLoaded;
+    MUST(KVM_IOCTL(vm.accel().vm().fd(), KVM_SET_PIT2, &pit));
+    const Nanoseconds loaded = host.now();
+    while (host.now() - loaded < time) std::this_thread::yield();
+    return MUST(vmm::read_pit(vm.accel().vm())).channels[2].count;
+  };
+  CHECK(saved_after(kPassed, 0) <= kLoaded - kPassedTicks);
+  CHECK(saved_after(std::chrono::milliseconds(60), 0) == 1);
+  CHECK(saved_after(kPassed, 2) == kLoaded);
+}
+
 TEST_CASE("state: a vCPU that waits for its start-up message gets it in the other machine",
           "[kvm]") {
   NEEDS_KVM();
@@ -325,10 +359,30 @@ TEST_CASE("state: the TSC and kvmclock never go back", "[kvm]") {
   CHECK(hopper.long_word(10) == 0);
   CHECK(hopper.long_word(12) == 0);
   hopper.move();
-  const auto sections = hopper.here().save();
-  const auto clock = std::ranges::find(sections, "kvm-clock", &vmm::StateSection::name);
-  REQUIRE(clock != sections.end());
-  const auto state = MUST(decode_state<vmm::KvmClockState>("kvm-clock", clock->bytes));
-  CHECK(state.nanoseconds >= hopper.long_word(14));
+  CHECK(kvm_clock(hopper.here()).count() >= static_cast<int64_t>(hopper.long_word(14)));
+  CHECK(hopper.failures().empty());
+}
+
+TEST_CASE("state: kvmclock leaves out the time for which the machine stood still", "[kvm]") {
+  NEEDS_KVM();
+  using std::chrono::milliseconds;
+  constexpr Nanoseconds kDowntime = milliseconds(200);
+  Hopper hopper({kClock});
+  hopper.here().reset_and_run();
+  hopper.await_steps();
+  hopper.move();
+  const HostClock host;
+  const Nanoseconds left = kvm_clock(hopper.here());
+  const Nanoseconds stopped = host.now();
+  while (host.now() - stopped < kDowntime) std::this_thread::yield();
+  CHECK(kvm_clock(hopper.here()) == left);
+  const Nanoseconds resumed = host.now();
+  hopper.here().resume();
+  hopper.await_steps();
+  hopper.here().pause();
+  const Nanoseconds ran = host.now() - resumed;
+  const Nanoseconds advanced = kvm_clock(hopper.here()) - left;
+  CHECK(advanced > Nanoseconds(0));
+  CHECK(advanced <= ran + milliseconds(5));  // the two clocks are slewed apart
   CHECK(hopper.failures().empty());
 }

@@ -12,6 +12,7 @@
 #include "util/sync_point.h"
 #include "util/thread.h"
 #include "vmm/kvm/kvm_ioctl.h"
+#include "vmm/kvm/kvm_msrs.h"
 
 using namespace rhea;
 using namespace rhea::test;
@@ -232,4 +233,20 @@ TEST_CASE("reset: a secondary vCPU waits for INIT again", "[kvm]") {
   CHECK(same_bytes(again.mp_states[1], power_on.mp_states[1]));
   CHECK(same_bytes(again.regs[1], power_on.regs[1]));
   CHECK(same_bytes(again.sregs[1], power_on.sregs[1]));
+}
+
+TEST_CASE("vcpu: as many MSRs as are asked for are read and set, however many a call takes",
+          "[kvm]") {
+  NEEDS_KVM();
+  BareVm vm({kSpin});
+  const int fd = vm.vcpu().vcpu().fd();
+  constexpr uint32_t kMissing = 0xdead;
+  for (const unsigned count : {255U, 256U, 257U, 600U}) {
+    CAPTURE(count);
+    std::vector<uint32_t> indices(count, vmm::msr::kTscAdjust);
+    indices.front() = indices.back() = kMissing;
+    const auto entries = MUST(vmm::read_msrs(fd, indices));
+    CHECK(entries.size() == count - 2);
+    CHECK(vmm::set_msrs(fd, entries).has_value());
+  }
 }

@@ -2,16 +2,20 @@
 
 #include <linux/kvm.h>
 
+#include <algorithm>
 #include <limits>
 #include <string_view>
 
+#include "util/clock.h"
 #include "vmm/kvm/kvm_copy.h"
 #include "vmm/kvm/kvm_ioctl.h"
 
 namespace rhea::vmm {
 namespace {
 
+constexpr double kPitHz = 1'193'182;
 constexpr uint32_t kMostCount = 0x10000;
+constexpr uint8_t kInterruptOnTerminalCount = 0, kSoftwareStrobe = 4;  // [8254: modes]
 constexpr uint8_t kLastReadWriteMode = 3;   // [8254: control word, RW1-RW0]
 constexpr uint8_t kLastMode = 7;            // 6 and 7 are other names of 2 and 3
 constexpr uint8_t kNoMode = 0xff;           // before the first control word
@@ -43,6 +47,15 @@ void copy_pit_channel(Copy copy, Ours& o, Kvms& k) {
   copy(o.status, k.status), copy(o.read_state, k.read_state), copy(o.write_state, k.write_state);
   copy(o.write_latch, k.write_latch), copy(o.rw_mode, k.rw_mode), copy(o.mode, k.mode);
   copy(o.bcd, k.bcd), copy(o.gate, k.gate);
+}
+
+/// What a count that is made once has left: KVM begins with it when it is set. A count that is made
+/// over and over begins with all of itself then, and so does channel 0, of which KVM does not say
+/// when it was loaded.
+uint32_t count_left(const kvm_pit_channel_state& channel, Nanoseconds now) {
+  const int64_t elapsed = std::max<int64_t>(0, now.count() - channel.count_load_time);
+  const auto ticks = static_cast<double>(elapsed) * kPitHz / 1e9;
+  return ticks < channel.count ? std::max(1U, channel.count - static_cast<uint32_t>(ticks)) : 1U;
 }
 
 Error wrong(std::string_view field, uint64_t value) {
@@ -108,7 +121,10 @@ Result<PitState> read_pit(const KvmVm& vm) {
   TRY(KVM_IOCTL(vm.fd(), KVM_GET_PIT2, &pit));
   PitState state;
   for (size_t i = 0; i < state.channels.size(); ++i) {
-    copy_pit_channel(FromKvm{}, state.channels[i], pit.channels[i]);
+    PitChannelState& channel = state.channels[i];
+    copy_pit_channel(FromKvm{}, channel, pit.channels[i]);
+    const bool once = channel.mode == kInterruptOnTerminalCount || channel.mode == kSoftwareStrobe;
+    if (i != 0 && once) channel.count = count_left(pit.channels[i], HostClock().now());
   }
   state.flags = pit.flags;
   return state;

@@ -70,7 +70,9 @@ struct IrqchipState {
   }
 };
 
-/// A counter of the 8254. When it was loaded is not part of it: KVM starts it anew when it is set.
+/// A counter of the 8254. When it was loaded is not part of it: KVM starts all three anew when they
+/// are set. So the period of channel 0 that is under way is made longer, once, by as much of it as
+/// had passed. `count` of another channel that counts once is what it has left.
 struct PitChannelState {
   uint32_t count = 0;
   uint16_t latched_count = 0;

@@ -1,6 +1,7 @@
 #include "vmm/kvm/kvm_cpuid.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "vmm/kvm/kvm_array.h"
 #include "vmm/kvm/kvm_ioctl.h"
@@ -15,9 +16,13 @@ constexpr uint32_t kLeafFeatures = 0x1;
 constexpr uint32_t kLeafCaches = 0x4;
 constexpr uint32_t kLeafTopology = 0xb;
 constexpr uint32_t kLeafTopologyV2 = 0x1f;
+constexpr uint32_t kLeafAmdFeatures = 0x80000001;
 constexpr uint32_t kLeafAdvancedPower = 0x80000007;
 constexpr uint32_t kLeafAmdSizes = 0x80000008;
+constexpr uint32_t kLeafSvm = 0x8000000a;
 constexpr uint32_t kLeafAmdTopology = 0x8000001e;
+constexpr uint32_t kEcxVmx = 1U << 5;
+constexpr uint32_t kEcxSvm = 1U << 2;
 constexpr uint32_t kEcxHypervisor = 1U << 31;
 constexpr uint32_t kEcxTscDeadline = 1U << 24;
 constexpr uint32_t kEdxHtt = 1U << 28;
@@ -113,14 +118,30 @@ void complete_topology(std::vector<kvm_cpuid_entry2>& entries, uint32_t leaf) {
   }
 }
 
+// A guest's own guests are part of its state, and we neither save nor reset them: KVM refuses to
+// reset a vCPU that has entered VMX operation by its registers alone, and a machine that is moved
+// while it has would find its instructions failing.
+void hide_nested_virtualisation(std::vector<kvm_cpuid_entry2>& entries) {
+  for (kvm_cpuid_entry2& entry : entries) {
+    if (entry.function == kLeafFeatures) entry.ecx &= ~kEcxVmx;
+    if (entry.function == kLeafAmdFeatures) entry.ecx &= ~kEcxSvm;
+    if (entry.function == kLeafSvm) entry.eax = entry.ebx = entry.ecx = entry.edx = 0;
+  }
+}
+
 }  // namespace
 
 Result<CpuidTable> CpuidTable::create(int kvm_device_fd, const SmpConfig& smp) {
   KvmCpuidArray supported(kMaxEntries);
   TRY(kvm_ioctl(kvm_device_fd, kKvmGetSupportedCpuid, supported.get(), "KVM_GET_SUPPORTED_CPUID"));
+  return of({supported.elements().begin(), supported.elements().end()}, smp);
+}
+
+CpuidTable CpuidTable::of(std::vector<kvm_cpuid_entry2> supported, const SmpConfig& smp) {
   CpuidTable table;
   table.smp_ = smp;
-  table.entries_.assign(supported.elements().begin(), supported.elements().end());
+  table.entries_ = std::move(supported);
+  hide_nested_virtualisation(table.entries_);
   complete_topology(table.entries_, kLeafTopology);
   complete_topology(table.entries_, kLeafTopologyV2);
   return table;

@@ -13,25 +13,27 @@
 namespace rhea::vmm {
 namespace {
 
-constexpr size_t kMaxMsrsAtOnce = 256;  // KVM refuses more in a call
+constexpr size_t kMaxMsrsAtOnce = 255;  // a call of 256 or more is E2BIG
 
-/// The first `count` that KVM takes in one call: it stops at the first that it does not.
-size_t transfer(int vcpu_fd, unsigned long request, std::span<const kvm_msr_entry> entries,
-                std::vector<kvm_msr_entry>& taken) {
+/// How many, from the first on, KVM takes in one call: it stops at the first that it does not.
+/// Errors: the call fails as a whole, which says nothing of any register.
+Result<size_t> transfer(int vcpu_fd, unsigned long request, std::span<const kvm_msr_entry> entries,
+                        std::vector<kvm_msr_entry>& taken) {
   KvmMsrArray batch(std::min(entries.size(), kMaxMsrsAtOnce));
   std::ranges::copy(entries.first(batch.count()), batch.elements().begin());
-  const auto count = static_cast<size_t>(std::max(0, ::ioctl(vcpu_fd, request, batch.get())));
+  const char* what = request == kKvmGetMsrs ? "KVM_GET_MSRS" : "KVM_SET_MSRS";
+  const auto count = static_cast<size_t>(TRY(kvm_ioctl(vcpu_fd, request, batch.get(), what)));
   std::ranges::copy(batch.elements().first(count), std::back_inserter(taken));
   return count;
 }
 
 /// Those that KVM takes; the next call goes on behind one that it does not.
-std::vector<kvm_msr_entry> transfer_possible(int vcpu_fd, unsigned long request,
-                                             std::span<const kvm_msr_entry> entries) {
+Result<std::vector<kvm_msr_entry>> transfer_possible(int vcpu_fd, unsigned long request,
+                                                     std::span<const kvm_msr_entry> entries) {
   std::vector<kvm_msr_entry> taken;
   while (!entries.empty()) {
     const size_t asked = std::min(entries.size(), kMaxMsrsAtOnce);
-    const size_t count = transfer(vcpu_fd, request, entries, taken);
+    const size_t count = TRY(transfer(vcpu_fd, request, entries, taken));
     entries = entries.subspan(count);
     if (count == asked) continue;
     RHEA_LOG(kVmm, kDebug, "KVM can not {} msr {:#x}", request == kKvmGetMsrs ? "read" : "set",
@@ -60,12 +62,13 @@ bool is_state(uint32_t index) {
   return std::ranges::none_of(kNoState, [index](const Range& r) { return r.contains(index); });
 }
 
-void add_machine_check_banks(int vcpu_fd, std::set<uint32_t>& indices) {
+Result<void> add_machine_check_banks(int vcpu_fd, std::set<uint32_t>& indices) {
   const uint32_t index = msr::kMachineCheckCapabilities;
-  const auto capabilities = read_msrs(vcpu_fd, {&index, 1});
-  if (capabilities.empty()) return;
+  const auto capabilities = TRY(read_msrs(vcpu_fd, {&index, 1}));
+  if (capabilities.empty()) return ok();
   const auto banks = static_cast<uint32_t>(capabilities.front().data & 0xff);
   for (uint32_t i = 0; i < banks * 4; ++i) indices.insert(kFirstBank + i);
+  return ok();
 }
 
 int rank(uint32_t index) {
@@ -91,31 +94,33 @@ Result<std::vector<uint32_t>> state_msr_indices(int kvm_device_fd, int vcpu_fd) 
   for (const Range& range : kMtrrs) {
     for (uint32_t i = range.first; i <= range.last; ++i) indices.insert(i);
   }
-  add_machine_check_banks(vcpu_fd, indices);
+  TRY(add_machine_check_banks(vcpu_fd, indices));
   std::erase_if(indices, [](uint32_t index) { return !is_state(index); });
   const std::vector<uint32_t> candidates(indices.begin(), indices.end());
+  const auto entries = TRY(read_msrs(vcpu_fd, candidates));
   std::vector<uint32_t> present;
-  for (const kvm_msr_entry& entry : read_msrs(vcpu_fd, candidates)) present.push_back(entry.index);
+  for (const kvm_msr_entry& entry : entries) present.push_back(entry.index);
   std::ranges::sort(present, {}, [](uint32_t index) { return std::pair(rank(index), index); });
   return present;
 }
 
-std::vector<kvm_msr_entry> read_msrs(int vcpu_fd, std::span<const uint32_t> indices) {
+Result<std::vector<kvm_msr_entry>> read_msrs(int vcpu_fd, std::span<const uint32_t> indices) {
   std::vector<kvm_msr_entry> entries;
   for (const uint32_t index : indices)
     entries.push_back({.index = index, .reserved = 0, .data = 0});
   return transfer_possible(vcpu_fd, kKvmGetMsrs, entries);
 }
 
-void set_possible_msrs(int vcpu_fd, std::span<const kvm_msr_entry> entries) {
-  transfer_possible(vcpu_fd, kKvmSetMsrs, entries);
+Result<void> set_possible_msrs(int vcpu_fd, std::span<const kvm_msr_entry> entries) {
+  TRY(transfer_possible(vcpu_fd, kKvmSetMsrs, entries));
+  return ok();
 }
 
 Result<void> set_msrs(int vcpu_fd, std::span<const kvm_msr_entry> entries) {
   std::vector<kvm_msr_entry> taken;
   while (!entries.empty()) {
     const size_t asked = std::min(entries.size(), kMaxMsrsAtOnce);
-    const size_t count = transfer(vcpu_fd, kKvmSetMsrs, entries, taken);
+    const size_t count = TRY(transfer(vcpu_fd, kKvmSetMsrs, entries, taken));
     if (count < asked) {
       return fail(ErrorKind::kUnsupported, "KVM_SET_MSRS: msr {:#x} can not be {:#x} on this host",
                   entries[count].index, entries[count].data);

@@ -32,11 +32,12 @@ Result<std::vector<uint32_t>> msr_indices(int kvm_device_fd);
 /// to interfaces that our guests do not get (Hyper-V).
 Result<std::vector<uint32_t>> state_msr_indices(int kvm_device_fd, int vcpu_fd);
 
-/// The values of those that KVM reads; the others are left out.
-std::vector<kvm_msr_entry> read_msrs(int vcpu_fd, std::span<const uint32_t> indices);
+/// The values of those that KVM reads; the others are left out, however many there are. Errors: no
+/// register can be read now.
+Result<std::vector<kvm_msr_entry>> read_msrs(int vcpu_fd, std::span<const uint32_t> indices);
 
-/// Sets what KVM takes, and leaves out the others.
-void set_possible_msrs(int vcpu_fd, std::span<const kvm_msr_entry> entries);
+/// Sets what KVM takes, and leaves out the others. Errors: no register can be set now.
+Result<void> set_possible_msrs(int vcpu_fd, std::span<const kvm_msr_entry> entries);
 /// Errors: the index and the value that KVM refuses; what stands behind it is not set.
 Result<void> set_msrs(int vcpu_fd, std::span<const kvm_msr_entry> entries);
 

@@ -47,7 +47,7 @@ Result<std::unique_ptr<KvmVcpu>> KvmVcpu::create(const KvmVm& vm, uint32_t apic_
   TRY(set_cpuid(vcpu->fd(), cpuid));
   // A hint: without it guests are merely slower.
   const kvm_msr_entry misc{.index = msr::kMiscEnable, .reserved = 0, .data = kFastStrings};
-  set_possible_msrs(vcpu->fd(), {&misc, 1});
+  TRY(set_possible_msrs(vcpu->fd(), {&misc, 1}));
   vcpu->cpuid_ = cpuid;
   TRY(vcpu->save_power_on(vm));
   return vcpu;
@@ -73,7 +73,7 @@ Result<void> KvmVcpu::save_msrs(const KvmVm& vm) {
   // The TSC is left alone: setting it vCPU by vCPU would pull them apart, and no guest relies on
   // its value at reset.
   std::erase(indices, msr::kTsc);
-  power_on_.msrs = read_msrs(fd(), indices);
+  power_on_.msrs = TRY(read_msrs(fd(), indices));
   return ok();
 }
 
@@ -86,8 +86,7 @@ Result<void> KvmVcpu::reset() {
   TRY(KVM_IOCTL(fd(), KVM_SET_DEBUGREGS, &power_on_.debugregs));
   TRY(KVM_IOCTL(fd(), KVM_SET_LAPIC, &power_on_.lapic));
   TRY(KVM_IOCTL(fd(), KVM_SET_VCPU_EVENTS, &power_on_.events));
-  set_possible_msrs(fd(), power_on_.msrs);
-  return ok();
+  return set_possible_msrs(fd(), power_on_.msrs);
 }
 
 void KvmVcpu::note_paused() noexcept {

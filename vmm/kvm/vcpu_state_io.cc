@@ -147,8 +147,9 @@ Result<void> write_extended_state(const KvmVm& vm, const KvmVcpu& vcpu, const Vc
 Result<void> write_msrs(const KvmVcpu& vcpu, const VcpuState& state) {
   std::vector<uint32_t> indices;
   for (const NumberedRegister& reg : state.msrs) indices.push_back(reg.index);
+  const auto entries = TRY(read_msrs(vcpu.fd(), indices));
   std::map<uint32_t, uint64_t> present;
-  for (const auto& entry : read_msrs(vcpu.fd(), indices)) present[entry.index] = entry.data;
+  for (const kvm_msr_entry& entry : entries) present[entry.index] = entry.data;
   std::vector<kvm_msr_entry> changed;
   for (const NumberedRegister& reg : state.msrs) {
     const auto at = present.find(reg.index);
@@ -159,11 +160,13 @@ Result<void> write_msrs(const KvmVcpu& vcpu, const VcpuState& state) {
 }
 
 /// Within what KVM and the guest's clock correction tolerate, nothing needs to be done.
-Result<void> write_tsc_frequency(const KvmVcpu& vcpu, uint32_t khz) {
+Result<void> write_tsc_frequency(const KvmVm& vm, const KvmVcpu& vcpu, uint32_t khz) {
   const int here = ::ioctl(vcpu.fd(), KVM_GET_TSC_KHZ, 0);
   if (khz == 0 || here <= 0 || static_cast<uint32_t>(here) == khz) return ok();
-  // Without scaling KVM refuses; check_vcpu() has seen that the difference is small enough then.
-  if (auto done = KVM_IOCTL(vcpu.fd(), KVM_SET_TSC_KHZ, khz); !done) {
+  auto done = KVM_IOCTL(vcpu.fd(), KVM_SET_TSC_KHZ, khz);
+  if (!done) {
+    if (vm.capability(KVM_CAP_TSC_CONTROL) > 0) return std::move(done).error();
+    // Without scaling KVM refuses; check_vcpu() has seen that the difference is small enough then.
     RHEA_LOG(kVmm, kInfo, "the TSC runs at {} kHz, not at {} kHz: {}", here, khz,
              done.error().message());
   }
@@ -204,7 +207,8 @@ Result<VcpuState> read_vcpu(const KvmVm& vm, const KvmVcpu& vcpu) {
   const auto lapic = TRY(GET(kvm_lapic_state, KVM_GET_LAPIC));
   std::memcpy(state.lapic.data(), lapic.regs, state.lapic.size());
   const auto indices = TRY(state_msr_indices(vm.device_fd(), vcpu.fd()));
-  for (const kvm_msr_entry& entry : read_msrs(vcpu.fd(), indices)) {
+  const auto entries = TRY(read_msrs(vcpu.fd(), indices));
+  for (const kvm_msr_entry& entry : entries) {
     state.msrs.push_back({.index = entry.index, .value = entry.data});
   }
   return state;
@@ -224,7 +228,7 @@ Result<VcpuState> read_vcpu(const KvmVm& vm, const KvmVcpu& vcpu) {
 //   about to deliver a #DB.
 // - The events and the MP state come last, so that nothing set later takes them away again.
 Result<void> write_vcpu(const KvmVm& vm, const KvmVcpu& vcpu, const VcpuState& state) {
-  TRY(write_tsc_frequency(vcpu, state.tsc_khz));
+  TRY(write_tsc_frequency(vm, vcpu, state.tsc_khz));
   TRY(write_system_registers(vm, vcpu, state.sregs));
   kvm_regs regs{};
   copy_regs(ToKvm{}, state.regs, regs);
