@@ -90,12 +90,15 @@ Result<IrqchipState> read_irqchip(const KvmVm& vm) {
   return state;
 }
 
-Result<void> check_irqchip(const KvmVm& vm, const IrqchipState& state) {
+Result<uint64_t> read_ioapic_base(const KvmVm& vm) {
+  const kvm_irqchip ioapic = TRY(get_chip(vm, KVM_IRQCHIP_IOAPIC));
+  return ioapic.chip.ioapic.base_address;
+}
+
+Result<void> check_irqchip(uint64_t ioapic_base, const IrqchipState& state) {
   TRY(check_pic("master", state.master));
   TRY(check_pic("slave", state.slave));
-  // The guest has no way to move it.
-  const kvm_irqchip here = TRY(get_chip(vm, KVM_IRQCHIP_IOAPIC));
-  if (state.ioapic.base_address != here.chip.ioapic.base_address) {
+  if (state.ioapic.base_address != ioapic_base) {
     return wrong("ioapic.base_address", state.ioapic.base_address);
   }
   if (state.ioapic.irr >> KVM_IOAPIC_NUM_PINS != 0) return wrong("ioapic.irr", state.ioapic.irr);

@@ -119,7 +119,9 @@ struct KvmClockState {
 // Thread: main with the BQL, all vCPUs standing still. Errors of read and write: KVM refuses; of
 // check: kCorrupt, naming the field.
 Result<IrqchipState> read_irqchip(const KvmVm& vm);
-Result<void> check_irqchip(const KvmVm& vm, const IrqchipState& state);
+/// Where the IOAPIC is: the guest has no way to move it.
+Result<uint64_t> read_ioapic_base(const KvmVm& vm);
+Result<void> check_irqchip(uint64_t ioapic_base, const IrqchipState& state);
 Result<void> write_irqchip(const KvmVm& vm, const IrqchipState& state);
 Result<PitState> read_pit(const KvmVm& vm);
 Result<void> check_pit(const PitState& state);

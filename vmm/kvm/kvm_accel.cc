@@ -158,7 +158,8 @@ class KvmAccel::Prepared final : public PreparedState {
 Result<std::unique_ptr<PreparedState>> KvmAccel::prepare_state(
     std::span<const StateSection> sections) {
   KvmState state = TRY(decode_sections(sections, threads_.size()));
-  TRY(check_state(machine(), state));
+  const KvmLimits limits = TRY(read_limits(machine()));
+  TRY(check_state(limits, clock_, state));
   return std::unique_ptr<PreparedState>(std::make_unique<Prepared>(*this, std::move(state)));
 }
 

@@ -37,14 +37,24 @@ Result<KvmState> read_state(const KvmMachine& machine, uint64_t kvm_clock) {
   return state;
 }
 
-Result<void> check_state(const KvmMachine& machine, const KvmState& state) {
-  TRY(of(kPit, check_pit(state.pit)));
-  TRY(of(kIrqchip, check_irqchip(machine.vm, state.irqchip)));
+Result<KvmLimits> read_limits(const KvmMachine& machine) {
+  KvmLimits limits;
   for (size_t i = 0; i < machine.vcpus.size(); ++i) {
-    TRY(of(vcpu_section(i), check_vcpu(machine.vm, *machine.vcpus[i], state.vcpus.at(i))));
+    limits.vcpus.push_back(
+        TRY(of(vcpu_section(i), read_vcpu_limits(machine.vm, *machine.vcpus[i]))));
+  }
+  limits.ioapic_base = TRY(of(kIrqchip, read_ioapic_base(machine.vm)));
+  return limits;
+}
+
+Result<void> check_state(const KvmLimits& limits, const VmClock& clock, const KvmState& state) {
+  TRY(of(kPit, check_pit(state.pit)));
+  TRY(of(kIrqchip, check_irqchip(limits.ioapic_base, state.irqchip)));
+  for (size_t i = 0; i < limits.vcpus.size(); ++i) {
+    TRY(of(vcpu_section(i), check_vcpu(limits.vcpus[i], state.vcpus.at(i))));
   }
   TRY(of(kKvmClock, check_clock(state.kvm_clock)));
-  return of(VmClock::kSection, machine.clock.check(state.vm_clock));
+  return of(VmClock::kSection, clock.check(state.vm_clock));
 }
 
 // The order of setting is that of reading turned round: KVM delivers what an IOAPIC or a PIC holds

@@ -12,6 +12,7 @@
 #include "vmm/kvm/chips_state.h"
 #include "vmm/kvm/kvm_vcpu.h"
 #include "vmm/kvm/kvm_vm.h"
+#include "vmm/kvm/vcpu_check.h"
 #include "vmm/kvm/vcpu_state.h"
 #include "vmm/vm_clock.h"
 
@@ -32,10 +33,18 @@ struct KvmMachine {
   VmClock& clock;
 };
 
+/// What is known of a machine before a state is set in it, so that a state can be judged without
+/// KVM.
+struct KvmLimits {
+  std::vector<VcpuLimits> vcpus;
+  uint64_t ioapic_base = 0;
+};
+
 /// `kvm_clock` is what kvmclock stood at when the vCPUs did.
 Result<KvmState> read_state(const KvmMachine& machine, uint64_t kvm_clock) REQUIRES(bql);
-/// Errors: names the section, "vcpu 0: ...".
-Result<void> check_state(const KvmMachine& machine, const KvmState& state) REQUIRES(bql);
+Result<KvmLimits> read_limits(const KvmMachine& machine) REQUIRES(bql);
+/// A state of as many vCPUs as `limits` has. Errors: names the section, "vcpu 0: ...".
+Result<void> check_state(const KvmLimits& limits, const VmClock& clock, const KvmState& state);
 /// Sets a checked state, but for kvmclock, which goes on when the vCPUs do.
 Result<void> write_state(const KvmMachine& machine, const KvmState& state) REQUIRES(bql);
 

@@ -1,22 +1,22 @@
-// What a vCPU's saved state may not be.
-#include <linux/kvm.h>
+#include "vmm/kvm/vcpu_check.h"
 
 #include <algorithm>
 #include <array>
 #include <initializer_list>
 #include <map>
-#include <set>
+#include <span>
 #include <string_view>
 #include <utility>
-
-#include "vmm/kvm/kvm_ioctl.h"
-#include "vmm/kvm/kvm_msrs.h"
-#include "vmm/kvm/vcpu_state_io.h"
 
 namespace rhea::vmm {
 namespace {
 
-constexpr size_t kLeastXsave = 4096;
+// The standard form of an XSAVE area. [SDM vol. 1, 13.4]
+constexpr size_t kMxcsr = 24;
+constexpr size_t kXsaveHeader = 512;
+constexpr size_t kXcompBv = kXsaveHeader + 8;
+constexpr size_t kXsaveReserved = kXcompBv + 8;
+constexpr size_t kXsaveHeaderEnd = kXsaveHeader + 64;
 constexpr uint64_t kTscTolerancePpm = 250;  // KVM's own
 constexpr uint64_t kCr0Paging = uint64_t{1} << 31;
 constexpr uint64_t kCr4Pae = 1U << 5;
@@ -88,26 +88,47 @@ Result<void> check_debug(const DebugRegisters& debug) {
   return ok();
 }
 
-Result<void> check_extended_state(const KvmVm& vm, const VcpuState& state) {
-  const size_t here = std::max(kLeastXsave, static_cast<size_t>(vm.capability(KVM_CAP_XSAVE2)));
-  if (state.xsave.size() < kLeastXsave || state.xsave.size() > here) {
+template <class T>
+T load(std::span<const uint8_t> bytes, size_t offset) {
+  T value = 0;
+  for (size_t i = sizeof value; i-- > 0;) value = static_cast<T>(value << 8 | bytes[offset + i]);
+  return value;
+}
+
+/// KVM would refuse these as a whole, and say nothing but EINVAL, when half of the vCPU is set.
+Result<void> check_xsave(const VcpuLimits& limits, std::span<const uint8_t> xsave) {
+  if (xsave.size() < kLeastXsaveBytes || xsave.size() > limits.most_xsave_bytes) {
     return fail(ErrorKind::kUnsupported, "xsave is of {} bytes, this host takes {} to {}",
-                state.xsave.size(), kLeastXsave, here);
+                xsave.size(), kLeastXsaveBytes, limits.most_xsave_bytes);
   }
-  if (!state.xcrs.empty() && vm.capability(KVM_CAP_XCRS) == 0) {
-    return fail(ErrorKind::kUnsupported, "this host has no extended control registers");
-  }
-  for (const NumberedRegister& xcr : state.xcrs) {
-    if (xcr.index != 0) return wrong("xcrs: index", xcr.index);
-    if ((xcr.value & 1) == 0) return wrong("xcrs: XCR0", xcr.value);
+  const auto mxcsr = load<uint32_t>(xsave, kMxcsr);
+  if (mxcsr >> 16 != 0) return wrong("xsave: MXCSR", mxcsr);
+  const auto components = load<uint64_t>(xsave, kXsaveHeader);
+  if ((components & ~limits.xfeatures) != 0) return wrong("xsave: XSTATE_BV", components);
+  const auto compaction = load<uint64_t>(xsave, kXcompBv);
+  if (compaction != 0) return wrong("xsave: XCOMP_BV", compaction);
+  for (size_t i = kXsaveReserved; i < kXsaveHeaderEnd; ++i) {
+    if (xsave[i] != 0) return wrong("xsave: a reserved byte of the header", xsave[i]);
   }
   return ok();
 }
 
-Result<void> check_tsc(const KvmVm& vm, const KvmVcpu& vcpu, uint32_t khz) {
-  const int answer = ::ioctl(vcpu.fd(), KVM_GET_TSC_KHZ, 0);
-  if (khz == 0 || answer <= 0 || vm.capability(KVM_CAP_TSC_CONTROL) > 0) return ok();
-  const auto here = static_cast<uint64_t>(answer);
+Result<void> check_xcrs(const VcpuLimits& limits, const std::vector<NumberedRegister>& xcrs) {
+  if (!xcrs.empty() && !limits.has_xcrs) {
+    return fail(ErrorKind::kUnsupported, "this host has no extended control registers");
+  }
+  for (const NumberedRegister& xcr : xcrs) {
+    if (xcr.index != 0) return wrong("xcrs: index", xcr.index);
+    if ((xcr.value & 1) == 0 || (xcr.value & ~limits.xfeatures) != 0) {
+      return wrong("xcrs: XCR0", xcr.value);
+    }
+  }
+  return ok();
+}
+
+Result<void> check_tsc(const VcpuLimits& limits, uint32_t khz) {
+  const uint64_t here = limits.tsc_khz;
+  if (khz == 0 || here == 0 || limits.scales_tsc) return ok();
   const uint64_t difference = khz > here ? khz - here : here - khz;
   if (difference * 1'000'000 <= here * kTscTolerancePpm) return ok();
   return fail(
@@ -116,12 +137,10 @@ Result<void> check_tsc(const KvmVm& vm, const KvmVcpu& vcpu, uint32_t khz) {
       here);
 }
 
-Result<void> check_msrs(const KvmVm& vm, const KvmVcpu& vcpu, const VcpuState& state) {
-  const auto here = TRY(state_msr_indices(vm.device_fd(), vcpu.fd()));
-  const std::set<uint32_t> known(here.begin(), here.end());
+Result<void> check_msrs(const VcpuLimits& limits, const std::vector<NumberedRegister>& msrs) {
   std::set<uint32_t> seen;
-  for (const NumberedRegister& reg : state.msrs) {
-    if (!known.contains(reg.index)) {
+  for (const NumberedRegister& reg : msrs) {
+    if (!limits.msrs.contains(reg.index)) {
       return fail(ErrorKind::kUnsupported, "msr {:#x} does not exist on this host", reg.index);
     }
     if (!seen.insert(reg.index).second) {
@@ -163,15 +182,16 @@ Result<void> compare_cpuid(const std::vector<CpuidState>& source,
   return ok();
 }
 
-Result<void> check_vcpu(const KvmVm& vm, const KvmVcpu& vcpu, const VcpuState& state) {
-  TRY(compare_cpuid(state.cpuid, vcpu.cpuid()));
-  TRY(check_tsc(vm, vcpu, state.tsc_khz));
+Result<void> check_vcpu(const VcpuLimits& limits, const VcpuState& state) {
+  TRY(compare_cpuid(state.cpuid, limits.cpuid));
+  TRY(check_tsc(limits, state.tsc_khz));
   TRY(check_mp_state(state.mp_state));
   TRY(check_long_mode(state.sregs));
-  TRY(check_extended_state(vm, state));
+  TRY(check_xsave(limits, state.xsave));
+  TRY(check_xcrs(limits, state.xcrs));
   TRY(check_debug(state.debug));
   TRY(check_events(state.events));
-  return check_msrs(vm, vcpu, state);
+  return check_msrs(limits, state.msrs);
 }
 
 }  // namespace rhea::vmm

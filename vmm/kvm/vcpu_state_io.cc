@@ -19,7 +19,8 @@ namespace {
 constexpr unsigned long kKvmGetXsave = _IOC(_IOC_READ, KVMIO, 0xa4, 4096);
 constexpr unsigned long kKvmSetXsave = _IOC(_IOC_WRITE, KVMIO, 0xa5, 4096);
 constexpr unsigned long kKvmGetXsave2 = _IOC(_IOC_READ, KVMIO, 0xcf, 4096);
-constexpr size_t kLeastXsave = 4096;
+constexpr uint32_t kLeafXsave = 0xd;
+constexpr uint64_t kX87AndSse = 3;  // in the legacy part, on any processor
 
 template <class Copy, class Ours, class Kvms>
 void copy_regs(Copy copy, Ours& o, Kvms& k) {
@@ -85,7 +86,23 @@ Result<T> get(const KvmVcpu& vcpu, unsigned long request, std::string_view what)
 #define GET(type, request) get<type>(vcpu, request, #request)
 
 size_t xsave_bytes(const KvmVm& vm) {
-  return std::max(kLeastXsave, static_cast<size_t>(vm.capability(KVM_CAP_XSAVE2)));
+  return std::max(kLeastXsaveBytes, static_cast<size_t>(vm.capability(KVM_CAP_XSAVE2)));
+}
+
+/// What XCR0 may hold: as KVM says, or a KVM that does not say yet (before Linux 5.17) as CPUID
+/// does.
+uint64_t xfeatures(const KvmVm& vm, const KvmVcpu& vcpu) {
+  uint64_t features = kX87AndSse;
+  for (const kvm_cpuid_entry2& entry : vcpu.cpuid()) {
+    if (entry.function != kLeafXsave || entry.index != 0) continue;
+    features |= uint64_t{entry.edx} << 32 | entry.eax;
+  }
+  uint64_t supported = 0;
+  kvm_device_attr attribute{};
+  attribute.attr = KVM_X86_XCOMP_GUEST_SUPP;
+  attribute.addr = reinterpret_cast<uintptr_t>(&supported);
+  if (::ioctl(vm.device_fd(), KVM_GET_DEVICE_ATTR, &attribute) == 0) features |= supported;
+  return features;
 }
 
 Result<void> read_system_registers(const KvmVm& vm, const KvmVcpu& vcpu, SystemRegisters& out) {
@@ -212,6 +229,18 @@ Result<VcpuState> read_vcpu(const KvmVm& vm, const KvmVcpu& vcpu) {
     state.msrs.push_back({.index = entry.index, .value = entry.data});
   }
   return state;
+}
+
+Result<VcpuLimits> read_vcpu_limits(const KvmVm& vm, const KvmVcpu& vcpu) {
+  const auto msrs = TRY(state_msr_indices(vm.device_fd(), vcpu.fd()));
+  const int khz = ::ioctl(vcpu.fd(), KVM_GET_TSC_KHZ, 0);
+  return VcpuLimits{.cpuid = vcpu.cpuid(),
+                    .tsc_khz = static_cast<uint32_t>(std::max(0, khz)),
+                    .scales_tsc = vm.capability(KVM_CAP_TSC_CONTROL) > 0,
+                    .has_xcrs = vm.capability(KVM_CAP_XCRS) > 0,
+                    .most_xsave_bytes = xsave_bytes(vm),
+                    .xfeatures = xfeatures(vm, vcpu),
+                    .msrs = {msrs.begin(), msrs.end()}};
 }
 
 // The order of setting.

@@ -1,0 +1,40 @@
+// What a vCPU's saved state may be, on this host and in this machine.
+#pragma once
+
+#include <linux/kvm.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <set>
+#include <vector>
+
+#include "util/error.h"
+#include "vmm/kvm/vcpu_state.h"
+
+namespace rhea::vmm {
+
+/// Of any host: what KVM_GET_XSAVE gives.
+inline constexpr size_t kLeastXsaveBytes = 4096;
+
+/// What a host has and a machine shows of it, for one vCPU.
+struct VcpuLimits {
+  std::vector<kvm_cpuid_entry2> cpuid;  ///< what the guest sees
+  uint32_t tsc_khz = 0;                 ///< 0: KVM can not say
+  bool scales_tsc = false;
+  bool has_xcrs = false;
+  size_t most_xsave_bytes = kLeastXsaveBytes;
+  uint64_t xfeatures = 0;  ///< what XCR0 and an XSAVE area may name
+  std::set<uint32_t> msrs;
+};
+
+/// All that can be said against `state` without touching the vCPU: values that no vCPU has, and
+/// what this host or this machine does not have. Any thread.
+/// Errors: kCorrupt, kUnsupported; the message names group, field and value.
+Result<void> check_vcpu(const VcpuLimits& limits, const VcpuState& state);
+
+/// Whether a guest that was promised `source` sees the same here. Leaves that read as zero may as
+/// well be missing. Errors: kUnsupported; names the leaf, the register and the bits.
+Result<void> compare_cpuid(const std::vector<CpuidState>& source,
+                           const std::vector<kvm_cpuid_entry2>& here);
+
+}  // namespace rhea::vmm
