@@ -52,6 +52,10 @@ class Accel {
   /// level with no operation half done.
   virtual void pause_vcpus() REQUIRES(bql) = 0;
   virtual void resume_vcpus() REQUIRES(bql) = 0;
+  /// Has each vCPU stand still for `percent` of the time, 0 to 99, whenever they run, until it is
+  /// told something else. Time goes on for the guest meanwhile. One that the host has no timer for
+  /// runs on, which is logged.
+  virtual void throttle_vcpus(unsigned percent) REQUIRES(bql) = 0;
   /// Puts interrupt controllers and vCPUs into their power-on state, then the first vCPU into
   /// `boot`. Only while they stand still.
   virtual Result<void> reset(const BootState& boot) REQUIRES(bql) = 0;

@@ -29,6 +29,7 @@ class QtestAccel final : public Accel {
   void hold_vcpus() override REQUIRES(bql) {}
   void pause_vcpus() override REQUIRES(bql) {}
   void resume_vcpus() override REQUIRES(bql) {}
+  void throttle_vcpus(unsigned) override REQUIRES(bql) {}
   Result<void> reset(const BootState&) override REQUIRES(bql) { return ok(); }
   void shut_down() override REQUIRES(bql) {}
   Result<std::vector<StateSection>> save_state() override REQUIRES(bql);

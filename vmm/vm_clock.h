@@ -45,6 +45,7 @@ class VmClock final : public Clock {
   void start() REQUIRES(bql);
   void stop() REQUIRES(bql);
   Mode mode() const noexcept { return mode_; }
+  const Clock& host() const noexcept { return host_; }
 
   VmClockState save() const { return {.nanoseconds = now().count()}; }
   /// Errors: kCorrupt: no time that a clock shows, or one that is past.

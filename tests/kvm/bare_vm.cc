@@ -44,7 +44,8 @@ std::shared_ptr<memory::RamBlock> make_ram(uint64_t size_bytes) {
 BareVm::BareVm(const std::vector<GuestCode>& codes, const BareVmOptions& options)
     : codes_(codes),
       ram_block_(options.ram != nullptr ? options.ram : make_ram(kRamSize)),
-      clock_(host_clock_, vmm::VmClock::Mode::kFollowsHost),
+      clock_(options.clock != nullptr ? *options.clock : host_clock_,
+             vmm::VmClock::Mode::kFollowsHost),
       accel_(make_accel(clock_, options.dirty)),
       memory_root_("memory", kGuestSpace),
       io_root_("io", kIoSpace),

@@ -110,6 +110,8 @@ struct BareVmOptions {
   vmm::DirtyTrackingConfig dirty = {};
   /// The RAM; a block of its own if none is given.
   std::shared_ptr<memory::RamBlock> ram = nullptr;
+  /// What the vCPUs' rests are measured with; the host's if there is none. Outlives the machine.
+  const Clock* clock = nullptr;
 };
 
 std::shared_ptr<memory::RamBlock> make_ram(uint64_t size_bytes);

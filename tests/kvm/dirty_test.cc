@@ -1,4 +1,7 @@
 // Which pages the vCPUs wrote: exactly those, and none is lost, in each way that KVM can tell it.
+#include <signal.h>
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -14,6 +17,8 @@
 #include "tests/kvm/bare_vm.h"
 #include "tests/support/size.h"
 #include "tests/support/sync_action.h"
+#include "util/check.h"
+#include "util/thread.h"
 
 using namespace rhea;
 using namespace rhea::test;
@@ -138,6 +143,28 @@ class Writer {
   LoggedVm& logged_;
   EventFd done_;
   Port port_;
+};
+
+/// Interrupts this thread's system calls every 50 microseconds with the signal that kick() sends.
+class SignalStorm {
+ public:
+  SignalStorm() {
+    sigevent event{};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = SIGUSR1;
+    event._sigev_un._tid = current_thread_id();
+    RHEA_CHECK(::timer_create(CLOCK_MONOTONIC, &event, &timer_) == 0);
+    const itimerspec often{.it_interval = {.tv_sec = 0, .tv_nsec = kPeriodNs},
+                           .it_value = {.tv_sec = 0, .tv_nsec = kPeriodNs}};
+    RHEA_CHECK(::timer_settime(timer_, 0, &often, nullptr) == 0);
+  }
+  ~SignalStorm() { ::timer_delete(timer_); }
+  SignalStorm(const SignalStorm&) = delete;
+  SignalStorm& operator=(const SignalStorm&) = delete;
+
+ private:
+  static constexpr long kPeriodNs = 50'000;
+  timer_t timer_{};
 };
 
 Pages range(uint64_t first, uint64_t count) {
@@ -265,6 +292,31 @@ TEST_CASE("dirty: a page written while its ring entry is reaped is never lost", 
       CHECK(copy == *logged.page(600));
       CHECK(logged.vm().failures().empty());
     }
+  });
+}
+
+TEST_CASE("dirty: every page is protected again though signals interrupt its reset", "[kvm]") {
+  NEEDS_KVM();
+  for_each_tracking({DirtyTracking::kRing}, [](DirtyTracking tracking) {
+    LoggedVm logged(kSweepOnce, tracking);
+    DonePort done(logged.vm());
+    constexpr uint64_t kPages = 700;  // less than a ring holds
+    logged.vm().word(0) = kPages;
+    logged.vm().word(1) = kFirstPage * kDirtyPageBytes;
+    logged.start_log();
+    const Pages expected = range(kFirstPage, kPages);
+    const int rounds = sized(5, 200);
+    for (int i = 0; i < rounds; ++i) {
+      logged.vm().reset_and_run();
+      done.wait();
+      logged.vm().pause();
+      {
+        const SignalStorm kicks;
+        logged.sync();
+      }
+      CHECK(std::ranges::includes(LoggedVm::take(logged.ram()), expected));
+    }
+    CHECK(logged.vm().failures().empty());
   });
 }
 

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "util/check.h"
 #include "vmm/kvm/kvm_ioctl.h"
 
 namespace rhea::vmm {
@@ -43,6 +44,13 @@ void DirtyRings::collect(std::vector<DirtyPage>& pages) {
   }
 }
 
-void DirtyRings::reset() { MUST(KVM_IOCTL(vm_fd_, KVM_RESET_DIRTY_RINGS, 0)); }
+void DirtyRings::reset(size_t collected) {
+  // Since Linux 6.16 a signal ends the call early, and it is no error that some entries are left.
+  while (collected > 0) {
+    const auto done = static_cast<size_t>(MUST(KVM_IOCTL(vm_fd_, KVM_RESET_DIRTY_RINGS, 0)));
+    RHEA_CHECK(done <= collected, "{} entries reset, {} collected", done, collected);
+    collected -= done;
+  }
+}
 
 }  // namespace rhea::vmm

@@ -38,8 +38,8 @@ class DirtyRings {
   /// Appends every page that is in a ring now, and hands the entries back to KVM, which reads them
   /// at the next reset().
   void collect(std::vector<DirtyPage>& pages);
-  /// Has KVM protect all collected pages again and reuse their entries.
-  void reset();
+  /// Has KVM protect all collected pages again and reuse their entries: as many as collect() gave.
+  void reset(size_t collected);
 
  private:
   struct Unmap {

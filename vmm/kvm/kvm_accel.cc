@@ -62,7 +62,7 @@ Result<void> KvmAccel::create_vcpus(const SmpConfig& smp, VcpuEvents& events) {
                 smp.cpus, vm_->max_vcpus());
   }
   smp_ = smp;
-  shared_.reset(new VcpuShared{*memory_, *io_, *slots_, events, {}});
+  shared_.reset(new VcpuShared{*memory_, *io_, *slots_, events, clock_.host(), {}});
   const CpuidTable cpuid = TRY(CpuidTable::create(vm_->device_fd(), smp));
   const ApicTopology topology = ApicTopology::of(smp);
   std::vector<std::unique_ptr<KvmVcpu>> vcpus;
@@ -108,6 +108,14 @@ void KvmAccel::resume_vcpus() {
   }
   running_ = true;
   for (auto& thread : threads_) thread->resume();
+}
+
+void KvmAccel::throttle_vcpus(unsigned percent) {
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    if (auto done = threads_[i]->throttle(percent); !done) {
+      RHEA_LOG(kVmm, kError, "vCPU {} can not be throttled: {}", i, done.error().message());
+    }
+  }
 }
 
 Result<void> KvmAccel::reset(const BootState& boot) {

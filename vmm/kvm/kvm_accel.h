@@ -36,6 +36,7 @@ class KvmAccel final : public Accel {
   void hold_vcpus() override REQUIRES(bql);
   void pause_vcpus() override REQUIRES(bql);
   void resume_vcpus() override REQUIRES(bql);
+  void throttle_vcpus(unsigned percent) override REQUIRES(bql);
   Result<void> reset(const BootState& boot) override REQUIRES(bql);
   void shut_down() override REQUIRES(bql);
   Result<std::vector<StateSection>> save_state() override REQUIRES(bql);

@@ -233,7 +233,7 @@ void KvmSlots::reap_rings() {
   rings_->collect(pages_);
   if (pages_.empty()) return;
   RHEA_SYNC_POINT("KvmSlots::reap: collected, not yet protected");
-  rings_->reset();
+  rings_->reset(pages_.size());
   RHEA_SYNC_POINT("KvmSlots::reap: protected, not yet marked");
   std::vector<const Slot*> by_number(next_);
   for (const auto& [base, slot] : slots_) by_number[slot.number] = &slot;

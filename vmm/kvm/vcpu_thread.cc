@@ -18,7 +18,12 @@ namespace {
 
 constexpr int kKickSignal = SIGUSR1;
 
-void ignore_signal(int) {}
+/// A kick's only effect is EINTR. At the end of a slice there is nobody who has said so before.
+void on_kick(int, siginfo_t* info, void*) {
+  if (info->si_code != SI_TIMER) return;
+  // A timer that is no slice's names nobody.
+  if (auto* vcpu = static_cast<VcpuThread*>(info->si_value.sival_ptr)) vcpu->demand_attention();
+}
 
 void unblock_kick_signal() {
   sigset_t set;
@@ -48,7 +53,8 @@ const char* describe_suberror(uint32_t suberror) {
 
 void install_kick_signal() {
   struct sigaction action{};
-  action.sa_handler = ignore_signal;  // its only effect is EINTR
+  action.sa_sigaction = on_kick;
+  action.sa_flags = SA_SIGINFO | SA_RESTART;  // KVM_RUN is never restarted
   ::sigaction(kKickSignal, &action, nullptr);
 }
 
@@ -93,10 +99,21 @@ void VcpuThread::run_on(std::move_only_function<void()> work) {
   while (!*done) shared_.changed.wait(bql);
 }
 
-void VcpuThread::kick() noexcept {
+Result<void> VcpuThread::throttle(unsigned percent) {
+  TRY(throttle_.set(percent, {.thread_id = thread_id_, .signal = kKickSignal, .value = this}));
+  wake_.notify_all();
+  kick();
+  return ok();
+}
+
+void VcpuThread::demand_attention() noexcept {
   attention_.store(true, std::memory_order_seq_cst);
   // seq_cst on both: pairs with run_guest(), which stores immediate_exit and then loads attention_
   immediate_exit(vcpu_->run()).store(1, std::memory_order_seq_cst);
+}
+
+void VcpuThread::kick() noexcept {
+  demand_attention();
   RHEA_SYNC_POINT("vcpu.kick.before_signal");
   if (thread_.joinable()) pthread_kill(thread_.native_handle(), kKickSignal);
 }
@@ -114,19 +131,26 @@ void VcpuThread::thread_main() {
   shared_.changed.notify_all();
 }
 
-/// Does what was asked for, standing still as long as that is asked. False: quit.
+/// Does what was asked for, standing still as long as that is asked, or it has to rest. False:
+/// quit.
 bool VcpuThread::serve_requests() {
   while (true) {
     attention_.store(false,
                      std::memory_order_relaxed);  // the requests themselves are under the BQL
     run_work();
     if (quit_requested_) return false;
-    if (!stop_requested_) break;
-    if (!std::exchange(stands_still_, true)) shared_.changed.notify_all();
-    wake_.wait(bql);
+    const Nanoseconds still = stop_requested_ ? Nanoseconds::max() : throttle_.rest();
+    if (still == Nanoseconds(0)) break;
+    stand_still(still);
   }
   stands_still_ = false;
   return true;
+}
+
+void VcpuThread::stand_still(Nanoseconds at_most) {
+  if (!std::exchange(stands_still_, true)) shared_.changed.notify_all();
+  if (at_most == Nanoseconds::max()) return wake_.wait(bql);
+  wake_.wait_for(bql, at_most);
 }
 
 void VcpuThread::run_work() {
