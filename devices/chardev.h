@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
+
+#include "util/fd.h"
 
 namespace rhea::devices {
 
@@ -18,10 +21,16 @@ enum class CharEvent : uint8_t {
 /// Thread: main, service context, BQL held.
 class CharFrontend {
  public:
+  /// More descriptors than these are not passed with one message.
+  static constexpr size_t kMostFds = 16;
+
   virtual ~CharFrontend() = default;
   /// How many bytes receive() would take now. 0 stops the backend reading until accept_input().
   virtual size_t can_receive() = 0;
   virtual void receive(std::span<const std::byte> data) = 0;
+  /// The peer passed descriptors with the byte that receive() gets next. Who has no use for them
+  /// closes them, as here.
+  virtual void receive_fds(std::vector<Fd>) {}
   virtual void event(CharEvent) {}
   /// The backend has room again after write() took less than it was given.
   virtual void can_write() {}

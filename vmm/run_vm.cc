@@ -25,6 +25,7 @@
 #include "vmm/qmp/block_commands.h"
 #include "vmm/qmp/block_queries.h"
 #include "vmm/qmp/device_commands.h"
+#include "vmm/qmp/fd_commands.h"
 #include "vmm/qmp/job_commands.h"
 #include "vmm/qmp/machine_commands.h"
 #include "vmm/qmp/media_commands.h"
@@ -248,6 +249,7 @@ class Process {
     add_block_queries(commands, *loop_, *storage_);
     add_blkdebug_commands(commands, *loop_, *storage_);
     add_job_commands(commands, *loop_, *storage_);
+    add_fd_commands(commands);
     add_chardev_commands(commands, [this] {
       std::vector<const Chardev*> list;
       for (const auto& chardev : chardevs_) list.push_back(chardev.get());

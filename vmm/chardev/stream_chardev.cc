@@ -11,6 +11,7 @@
 
 #include "util/bql.h"
 #include "util/log.h"
+#include "vmm/chardev/receive_with_fds.h"
 
 namespace rhea::vmm {
 
@@ -41,6 +42,7 @@ StreamChardev::~StreamChardev() {
 void StreamChardev::open_stream(Fd input, Fd output) {
   input_ = std::move(input);
   output_ = std::move(output);
+  input_passes_fds_ = passes_fds(input_.get());
   output_is_socket_ = is_socket(output_.get());
   output_broken_ = closing_ = false;
   set_peer_present(true);
@@ -169,9 +171,13 @@ void StreamChardev::read_some() {
   std::array<std::byte, kReadBytes> buffer;
   const size_t room = std::min(frontend()->can_receive(), buffer.size());
   if (room > 0) {
-    const ssize_t n = ::read(input_.get(), buffer.data(), room);
-    if (n == 0 || (n < 0 && !is_transient(errno))) return input_ended();
-    if (n > 0) frontend()->receive(std::span(buffer).first(static_cast<size_t>(n)));
+    const auto space = std::span(buffer).first(room);
+    Received got = input_passes_fds_
+                       ? receive_with_fds(input_.get(), space)
+                       : Received{.bytes = ::read(input_.get(), space.data(), space.size())};
+    if (got.bytes == 0 || (got.bytes < 0 && !is_transient(errno))) return input_ended();
+    if (!got.fds.empty()) frontend()->receive_fds(std::move(got.fds));
+    if (got.bytes > 0) frontend()->receive(space.first(static_cast<size_t>(got.bytes)));
   }
   update_watches();
 }

@@ -17,8 +17,8 @@ namespace rhea::vmm {
 ///
 /// Output that the descriptor does not take is kept up to kOutputBytes; beyond, write() takes less,
 /// and the frontend hears of room once half of it is free again. Input is read only as the frontend
-/// has room for it. A descriptor is watched only while something is wanted of it, for one that hung
-/// up is always ready.
+/// has room for it, from a unix socket together with the descriptors that are passed. A descriptor
+/// is watched only while something is wanted of it, for one that hung up is always ready.
 ///
 /// Thread: as Chardev. write() and accept_input() may run on a vCPU, so they leave changes of the
 /// watches, which belong to main, to a bottom half.
@@ -64,6 +64,7 @@ class StreamChardev : public Chardev {
 
   AioContext& context_;
   Fd input_, output_;
+  bool input_passes_fds_ = false;
   bool output_is_socket_ = false;
   bool output_broken_ = false;
   bool closing_ = false;         // when the output that waits has been taken

@@ -93,7 +93,7 @@ std::optional<QmpError> check_arguments(const std::vector<QmpArgument>& schema,
   return std::nullopt;
 }
 
-QmpResult QmpCommand::run(const Json& given) const {
+QmpResult QmpCommand::run(const Json& given, NamedFds& fds) const {
   std::vector<QmpArgument> schema = arguments;
   if (const auto tag = given.find(variants.tag); tag != given.end() && tag->is_string()) {
     const auto variant = variants.arguments.find(tag->get_ref<const std::string&>());
@@ -102,7 +102,12 @@ QmpResult QmpCommand::run(const Json& given) const {
     }
   }
   if (auto error = check_arguments(schema, given, shape)) return *std::move(error);
-  return handler(given);
+  return handler(given, fds);
+}
+
+QmpResult QmpCommand::run(const Json& given) const {
+  NamedFds none;
+  return run(given, none);
 }
 
 void QmpCommandTable::add(QmpCommand command) {

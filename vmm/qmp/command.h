@@ -1,6 +1,7 @@
 // QMP commands: what one is, what it takes, what it answers.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <expected>
 #include <functional>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "util/error.h"
+#include "vmm/named_fds.h"
 #include "vmm/qmp/json_text.h"
 
 namespace rhea::vmm {
@@ -54,6 +56,24 @@ struct QmpArgument {
   std::vector<std::string> values{};
 };
 
+/// What a command does. Most handlers need the arguments only; one that takes descriptors from its
+/// client has a second parameter, for those of the monitor that the command came by.
+class QmpHandler {
+ public:
+  template <std::invocable<const Json&> F>
+  QmpHandler(F f)
+      : run_([f = std::move(f)](const Json& arguments, NamedFds&) -> QmpResult {
+          return f(arguments);
+        }) {}
+  template <std::invocable<const Json&, NamedFds&> F>
+  QmpHandler(F f) : run_(std::move(f)) {}
+
+  QmpResult operator()(const Json& arguments, NamedFds& fds) const { return run_(arguments, fds); }
+
+ private:
+  std::function<QmpResult(const Json& arguments, NamedFds& fds)> run_;
+};
+
 /// Whether a command's arguments are those it declares, or others as well, which its handler checks
 /// (the options of a block driver).
 enum class QmpShape : uint8_t { kDeclared, kAny };
@@ -72,13 +92,15 @@ struct QmpVariants {
 struct QmpCommand {
   std::string name;
   std::vector<QmpArgument> arguments;
-  std::function<QmpResult(const Json& arguments)> handler;
+  QmpHandler handler;
   QmpShape shape = QmpShape::kDeclared;
   QmpVariants variants{};
   /// What a client may want to know of it: "json-cli-hotplug".
   std::vector<std::string> features{};
 
-  /// Checks, then calls the handler.
+  /// Checks, then calls the handler. `fds`: of the monitor that the command came by.
+  QmpResult run(const Json& given, NamedFds& fds) const;
+  /// For whoever can not be passed descriptors.
   QmpResult run(const Json& given) const;
 };
 

@@ -81,6 +81,7 @@ void QmpSession::event(devices::CharEvent event) {
   input_ = {};
   output_ = {};
   framer_.reset();
+  fds_.drop_waiting();
   more_.cancel();
 }
 
@@ -113,6 +114,11 @@ void QmpSession::receive(std::span<const std::byte> data) {
   bql.assert_held();
   input_.append(reinterpret_cast<const char*>(data.data()), data.size());
   serve();
+}
+
+void QmpSession::receive_fds(std::vector<Fd> fds) {
+  bql.assert_held();
+  fds_.arrive(std::move(fds));
 }
 
 /// Serves what was received, up to a turn's worth; the rest in a later turn of the loop.
@@ -161,7 +167,7 @@ QmpResult QmpSession::dispatch(const Json& request) {
     return not_found(fmt::format("The command {} has not been found", name));
   }
   RHEA_TRACE(kVmm, "qmp {}", name);
-  return command->run(arguments);
+  return command->run(arguments, fds_);
 }
 
 QmpResult QmpSession::negotiate(const Json& arguments) {

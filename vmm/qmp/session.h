@@ -8,9 +8,11 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "devices/chardev.h"
 #include "util/aio_context.h"
+#include "vmm/named_fds.h"
 #include "vmm/qmp/command.h"
 #include "vmm/qmp/json_framer.h"
 
@@ -32,6 +34,11 @@ struct QmpLimits {
 /// the client reads again it is told with the event RHEA_EVENTS_DROPPED {"count": N}, in the place
 /// of what is missing: it knows that it has to query. An answer is never dropped.
 ///
+/// Descriptors that the client passes wait from the first byte of their message on, so a command
+/// finds those that came with any of its bytes; unless others came with a later one, which replace
+/// them, or a getfd before it took them. Nothing is read ahead of a command that is not served yet,
+/// so those of a later command do not come in between.
+///
 /// Thread: main, service context, BQL held.
 /// Invariants: an event is written when it happens and an answer when its command returns, so
 /// events precede the answer of the command that caused them.
@@ -49,6 +56,7 @@ class QmpSession final : public devices::CharFrontend {
 
   size_t can_receive() override;
   void receive(std::span<const std::byte> data) override;
+  void receive_fds(std::vector<Fd> fds) override;
   void event(devices::CharEvent event) override;
   void can_write() override;
 
@@ -74,6 +82,7 @@ class QmpSession final : public devices::CharFrontend {
 
   Phase phase_ = Phase::kNoClient;
   JsonFramer framer_;
+  NamedFds fds_;
   std::string input_;
   std::string output_;
   bool serving_ = false;  // what a turn writes goes out in one piece

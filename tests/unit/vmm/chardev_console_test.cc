@@ -181,7 +181,7 @@ TEST_CASE("query-chardev: lists label, QEMU's name and whether the inside is con
   QmpCommandTable table;
   add_chardev_commands(table, [&] { return std::vector<const Chardev*>{f.chardev.get()}; });
   std::string text;
-  append_json(text, *table.find("query-chardev")->handler(Json::object()));
+  append_json(text, *table.find("query-chardev")->run(Json::object()));
   CHECK(text == "[{\"frontend-open\": true, \"filename\": \"null\", \"label\": \"serial0\"}]");
 }
 
