@@ -171,9 +171,13 @@ void Hotplug::slots_ejected(const devices::AcpiPciHotplug::Eject& eject) {
 /// A guest that was asked twice ejects twice, and something else may sit there by then. What is
 /// asked for itself may go whichever eject it is; and a guest that never answers the second time
 /// has had its time to.
+/// What this machine began with came while such requests were open only on the machine that the
+/// guest was moved from: nobody here knows how long ago.
 bool Hotplug::meant_earlier_device(unsigned slot) const {
-  return slots_[slot].state == State::kPlugging &&
-         parts_.timers.clock().now() - slots_[slot].since < parts_.patience;
+  const Progress& progress = slots_[slot];
+  if (!progress.state) return true;
+  return progress.state == State::kPlugging &&
+         parts_.timers.clock().now() - progress.since < parts_.patience;
 }
 
 void Hotplug::serve() {
@@ -271,6 +275,11 @@ void Hotplug::time_is_up(UserDevice& device) {
 std::optional<Hotplug::Status> Hotplug::status_of(const UserDevice& device,
                                                   const Progress& progress) const {
   const auto slot = device.hotplug_slot();
+  const bool ejected = slot && (ejected_ >> *slot & 1) != 0;
+  if (ejected && progress.state != State::kPending) {  // main has not looked yet
+    return Status{
+        .id = device.request().name(), .slot = slot, .state = State::kPending, .reason = {}};
+  }
   if (!progress.state) return std::nullopt;
   if (progress.state == State::kPlugging && !parts_.registers.announces(*slot)) return std::nullopt;
   return Status{.id = device.request().name(),

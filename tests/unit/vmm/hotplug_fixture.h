@@ -69,12 +69,12 @@ class HotplugFixture : public StorageFixture {
   /// As -device would: "driver=virtio-blk-pci,id=vd0,..".
   void plug(std::string_view options) {
     bql.assert_held();
-    OptionReader reader(MUST(parse_options(options)));
-    vmm::DeviceConfig config;
-    config.driver = MUST(reader.take_required("driver"));
-    config.id = MUST(reader.take_required("id"));
-    config.options = reader.take_rest();
-    MUST(hotplug_->add(config));
+    MUST(hotplug_->add(config_of(options)));
+  }
+  /// The same, of a machine that starts with it.
+  void start_with(std::string_view options) {
+    bql.assert_held();
+    MUST(devices_->add(config_of(options)));
   }
   /// device_del.
   Result<void> ask_for(std::string_view name) {
@@ -116,6 +116,15 @@ class HotplugFixture : public StorageFixture {
   std::vector<std::string> events;
 
  private:
+  static vmm::DeviceConfig config_of(std::string_view options) {
+    OptionReader reader(MUST(parse_options(options)));
+    vmm::DeviceConfig config;
+    config.driver = MUST(reader.take_required("driver"));
+    config.id = MUST(reader.take_required("id"));
+    config.options = reader.take_rest();
+    return config;
+  }
+
   std::unique_ptr<VirtioMachine> machine_;
   std::shared_ptr<devices::AcpiPciHotplug> registers_;
   memory::MemoryRegion io_root_{"io", uint64_t{1} << 16};

@@ -95,6 +95,43 @@ TEST_CASE("Hotplug: an eject of an empty slot does not hit what is plugged in be
   CHECK(f.events.empty());
 }
 
+TEST_CASE("Hotplug: a guest that was moved ejects for an earlier device, and the slot's stays",
+          "[vmm][hotplug]") {
+  Fixture f;
+  bql.assert_held();
+  f.start_with(kDisk);
+  devices::AcpiPciHotplugState state;
+  state.taken[5] = {.all = 1, .earlier = 1};
+  REQUIRE(f.registers().load("acpi-pci-hotplug", 1, encode_state(state)).has_value());
+  f.registers().resume_loaded();
+  f.store(Fixture::kEject, 1 << 5);
+  for (int i = 0; i < 5; ++i) {
+    f.loop().service().notify();
+    f.loop().turn();
+  }
+  CHECK(f.bus().device_at(5) != nullptr);
+  CHECK(f.events.empty());
+  f.store(Fixture::kEject, 1 << 5);  // and that is its own
+  f.turn_until([&] { return f.events == f.deleted(); });
+  CHECK(f.bus().device_at(5) == nullptr);
+}
+
+TEST_CASE("Hotplug: a device is on its way out from the eject on, before main has looked",
+          "[vmm][hotplug]") {
+  Fixture f;
+  bql.assert_held();
+  f.plug();
+  f.store(Fixture::kEject, 1 << 5);
+  const auto all = f.query();
+  REQUIRE(all.size() == 1);
+  CHECK(all[0].id == "vd0");
+  CHECK(all[0].slot == 5U);
+  CHECK(all[0].state == vmm::Hotplug::State::kPending);
+  f.turn_until([&] { return f.events == f.deleted(); });
+  f.store(Fixture::kEject, 1 << 5);  // of an empty slot
+  CHECK(f.query().empty());
+}
+
 TEST_CASE("Hotplug: a machine ends while a disk waits for its requests to leave",
           "[vmm][hotplug]") {
   test::Watchdog watchdog("the end of a machine", Fixture::kPatience);
