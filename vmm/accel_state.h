@@ -19,6 +19,12 @@ namespace rhea::vmm {
 struct StateSection {
   std::string name;
   std::vector<uint8_t> bytes;
+  static constexpr size_t kMaxBytes = 15 << 20;
+  template <class Visitor, class Self>
+  static void describe(Visitor& v, Self& s) {
+    v.field("name", s.name, 63);
+    v.field("bytes", s.bytes, kMaxBytes);
+  }
 };
 
 /// Decoded and found possible; nothing has changed yet. Lives no longer than whom it came from.

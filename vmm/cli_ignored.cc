@@ -68,7 +68,6 @@ constexpr std::array kRefused{
     RefusedRow{"hda", "there is no IDE controller: -drive file=FILE,format=raw is a virtio disk"},
     RefusedRow{"cdrom", "there is no IDE controller: use -drive file=FILE,media=cdrom"},
     RefusedRow{"netdev", "there are no network devices"},
-    RefusedRow{"incoming", "there is no live migration"},
     RefusedRow{"bios", "guests are booted by -kernel, without firmware"},
     RefusedRow{"vnc", "there is no display"},
 };

@@ -132,6 +132,10 @@ constexpr std::array kTable{
               set_text<&VmConfig::qtest_log>},
     OptionRow{"S", kNone, "", "do not start the CPUs; a monitor's 'cont' does",
               set_flag<&VmConfig::start_paused>},
+    OptionRow{"incoming", kValue, "tcp:HOST:PORT|unix:PATH|fd:FD|exec:COMMAND|file:PATH|defer",
+              "wait for a machine from another instance instead of starting one; defer: until "
+              "migrate-incoming says where",
+              on_incoming},
     OptionRow{"no-reboot", kNone, "", "exit instead of rebooting", set_flag<&VmConfig::no_reboot>},
     OptionRow{"no-shutdown", kNone, "", "stop instead of exiting when the guest powers off",
               set_flag<&VmConfig::no_shutdown>},
@@ -168,7 +172,6 @@ constexpr std::array kTable{
     OptionRow{"hda", kValue, "", "", on_refused, kHidden},
     OptionRow{"cdrom", kValue, "", "", on_refused, kHidden},
     OptionRow{"netdev", kValue, "", "", on_refused, kHidden},
-    OptionRow{"incoming", kValue, "", "", on_refused, kHidden},
     OptionRow{"bios", kValue, "", "", on_refused, kHidden},
     OptionRow{"vnc", kValue, "", "", on_refused, kHidden},
 };

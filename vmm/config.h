@@ -108,6 +108,7 @@ struct VmConfig {
   std::vector<DeviceConfig> devices;
   std::chrono::seconds unplug_timeout{30};  ///< -machine x-unplug-timeout=
   bool start_paused = false;                ///< -S
+  std::optional<std::string> incoming;      ///< -incoming: an address, or "defer"
   bool no_reboot = false, no_shutdown = false;
   bool daemonize = false;
   std::optional<std::string> pidfile;

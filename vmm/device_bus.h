@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "devices/device.h"
 #include "util/bql.h"
 #include "util/error.h"
 
@@ -50,6 +51,11 @@ class BusDevice {
   virtual void unplug() REQUIRES(bql) = 0;
   /// By which the guest is asked to let the device go; none: it need not be asked.
   virtual std::optional<unsigned> hotplug_slot() const REQUIRES(bql) = 0;
+
+  /// Where on its bus it sits, whatever it is called: "04.0".
+  virtual std::string location() const = 0;
+  /// What a migration saves and loads; null: the device whose bus this is takes care of it.
+  virtual devices::Device* saved() const = 0;
 
  protected:
   BusDevice() = default;

@@ -132,9 +132,9 @@ Result<void> PcMachine::describe() {
 }
 
 Result<void> PcMachine::map_ram() {
-  auto block = TRY(memory::RamBlock::create(ram_config(config_.memory)));
-  const uint64_t size = block->size_bytes();
-  ram_ = std::make_unique<MemoryRegion>("pc.ram", std::move(block));
+  ram_block_ = TRY(memory::RamBlock::create(ram_config(config_.memory)));
+  const uint64_t size = ram_block_->size_bytes();
+  ram_ = std::make_unique<MemoryRegion>("pc.ram", ram_block_);
   const uint64_t below = std::min(size, pc::kMaxLowRam);
   const auto window = [&](const char* name, uint64_t offset, uint64_t bytes, uint64_t address) {
     bql.assert_held();

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,9 @@ class PcMachine {
   memory::AddressSpace& io() noexcept { return *io_; }
   devices::PciBus& pci() noexcept { return pci_host_->bus(); }
   devices::AcpiPciHotplug& pci_hotplug() noexcept { return *pci_hotplug_; }
+  const std::shared_ptr<memory::RamBlock>& ram() const noexcept { return ram_block_; }
+  /// The board's own, in the order of their realization.
+  std::span<const std::shared_ptr<devices::Device>> devices() const noexcept { return devices_; }
 
   /// Puts every device into its power-on state. RAM keeps its contents.
   void reset() REQUIRES(bql);
@@ -103,6 +107,7 @@ class PcMachine {
   memory::MemoryRegion io_root_;
   memory::MemoryRegion pci_memory_window_;
   memory::MemoryRegion pci_io_window_;
+  std::shared_ptr<memory::RamBlock> ram_block_;
   std::unique_ptr<memory::MemoryRegion> ram_;
   std::vector<std::unique_ptr<memory::MemoryRegion>> ram_windows_;
   std::unique_ptr<memory::AddressSpace> memory_;

@@ -54,6 +54,8 @@ class PciBusDevice final : public BusDevice {
     device_->unrealize();
   }
   std::optional<unsigned> hotplug_slot() const override REQUIRES(bql) { return slot_; }
+  std::string location() const override { return fmt::format("{:02x}.0", slot_); }
+  devices::Device* saved() const override { return device_.get(); }
 
  private:
   devices::PciBus& bus_;

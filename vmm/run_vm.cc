@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <memory>
@@ -20,6 +21,8 @@
 #include "vmm/chardev/query_chardev.h"
 #include "vmm/hotplug.h"
 #include "vmm/kvm/kvm_accel.h"
+#include "vmm/migration/migrator.h"
+#include "vmm/migration/moved_machine.h"
 #include "vmm/pc_machine.h"
 #include "vmm/qmp/blkdebug_commands.h"
 #include "vmm/qmp/block_commands.h"
@@ -29,6 +32,7 @@
 #include "vmm/qmp/job_commands.h"
 #include "vmm/qmp/machine_commands.h"
 #include "vmm/qmp/media_commands.h"
+#include "vmm/qmp/migration_commands.h"
 #include "vmm/qmp/object_commands.h"
 #include "vmm/qmp/pci_query.h"
 #include "vmm/qmp/qom_commands.h"
@@ -45,6 +49,26 @@
 
 namespace rhea::vmm {
 namespace {
+
+/// Both sides have to be the same machine: nothing is reconfigured while it moves. What is plugged
+/// is Hotplug's to refuse.
+constexpr std::array<std::string_view, 15> kNotWhileMigrating{
+    "blockdev-add",
+    "blockdev-del",
+    "blockdev-reopen",
+    "blockdev-mirror",
+    "block_resize",
+    "block_set_io_throttle",
+    "object-add",
+    "object-del",
+    "x-blockdev-set-iothread",
+    "eject",
+    "blockdev-change-medium",
+    "blockdev-open-tray",
+    "blockdev-close-tray",
+    "blockdev-insert-medium",
+    "blockdev-remove-medium",
+};
 
 /// The host's date, for the RTC.
 class UtcClock final : public Clock {
@@ -89,7 +113,9 @@ class Process {
     vm_ = std::make_unique<Vm>(config_, Vm::Parts{*loop_, *accel_, *clock_});
     TRY(make_storage());
     TRY(make_machine());
+    make_migrator();
     TRY(open_monitors());
+    TRY(await_arrival());
     signal_watch_ = TRY(loop_->service().watch(signals_.get(), FdEvents::kRead, [this](FdEvents) {
       bql.assert_held();
       signalfd_siginfo info{};
@@ -99,7 +125,7 @@ class Process {
   }
 
   Result<int> run() REQUIRES(bql) {
-    if (!config_.start_paused) TRY(vm_->cont());
+    if (!config_.start_paused && !config_.incoming) TRY(vm_->cont());
     loop_->run();
     return vm_->exit_status();
   }
@@ -110,6 +136,7 @@ class Process {
     signal_watch_ = FdWatch();
     if (accel_ != nullptr) accel_->shut_down();
     qtest_.reset();
+    end_migrator();
     if (qmp_ != nullptr) vm_->remove_observer(*qmp_);
     if (hotplug_ != nullptr) hotplug_->set_publisher(nullptr);
     if (storage_ != nullptr) storage_->disks().set_tray_listener(nullptr);
@@ -182,6 +209,8 @@ class Process {
     storage_ = std::make_unique<Storage>(*loop_);
     storage_->disks().set_machine(vm_.get());
     vm_->add_observer(storage_->disks());
+    // The images are the other side's until the machine is here.
+    if (config_.incoming) TRY(storage_->graph().inactivate_all(loop_->gs()));
     return storage_->assemble(loop_->gs(), config_);
   }
 
@@ -226,7 +255,47 @@ class Process {
     TRY(machine_->add_devices());
     TRY(make_devices());
     TRY(accel_->create_vcpus(config_.smp, *vm_));
-    return vm_->power_on(*machine_);
+    if (!config_.incoming) return vm_->power_on(*machine_);
+    vm_->await_arrival(*machine_);
+    return ok();
+  }
+
+  void make_migrator() REQUIRES(bql) {
+    moved_machine_ = std::make_unique<MovedMachine>(MovedMachine::Parts{.config = config_,
+                                                                        .loop = *loop_,
+                                                                        .vm = *vm_,
+                                                                        .accel = *accel_,
+                                                                        .board = *machine_,
+                                                                        .storage = *storage_,
+                                                                        .devices = *devices_});
+    migrator_ = std::make_unique<Migrator>(Migrator::Parts{.service = loop_->service(),
+                                                           .vm = *vm_,
+                                                           .machine = *moved_machine_,
+                                                           .board = *machine_,
+                                                           .hotplug = *hotplug_});
+    vm_->add_observer(*moved_machine_);
+    vm_->add_observer(*migrator_);
+    // Who has sent its machine away, or got one that is not to run yet, has given up the images.
+    vm_->set_run_gate([this] {
+      bql.assert_held();
+      return moved_machine_->take_locks();
+    });
+  }
+
+  void end_migrator() REQUIRES(bql) {
+    if (migrator_ == nullptr) return;
+    vm_->set_run_gate(nullptr);
+    vm_->remove_observer(*migrator_);
+    vm_->remove_observer(*moved_machine_);
+    migrator_.reset();
+    moved_machine_.reset();
+  }
+
+  Result<void> await_arrival() REQUIRES(bql) {
+    if (!config_.incoming || config_.incoming == "defer") return ok();
+    auto awaited = migrator_->await(*config_.incoming, {});
+    if (awaited) return ok();
+    return std::move(awaited).error().context(fmt::format("-incoming {}", *config_.incoming));
   }
 
   Result<void> open_monitors() REQUIRES(bql) {
@@ -250,6 +319,11 @@ class Process {
     add_blkdebug_commands(commands, *loop_, *storage_);
     add_job_commands(commands, *loop_, *storage_);
     add_fd_commands(commands);
+    add_migration_commands(commands, *migrator_);
+    commands.guard(kNotWhileMigrating, [this](std::string_view command) {
+      bql.assert_held();
+      return migrator_->check_idle(command);
+    });
     add_chardev_commands(commands, [this] {
       std::vector<const Chardev*> list;
       for (const auto& chardev : chardevs_) list.push_back(chardev.get());
@@ -258,6 +332,8 @@ class Process {
     qmp_ = std::make_unique<QmpServer>(loop_->service(), *vm_, std::move(commands),
                                        QmpVersion{.package = fmt::format("rhea-{}", version())});
     hotplug_->set_publisher(
+        [this](std::string_view event, const ReplyJson& data) { qmp_->publish(event, data); });
+    migrator_->set_publisher(
         [this](std::string_view event, const ReplyJson& data) { qmp_->publish(event, data); });
     storage_->job_events().set_publisher(
         [this](std::string_view event, const ReplyJson& data) { qmp_->publish(event, data); });
@@ -296,6 +372,8 @@ class Process {
   std::unique_ptr<PcMachine> machine_;
   std::unique_ptr<UserDevices> devices_;
   std::unique_ptr<Hotplug> hotplug_;
+  std::unique_ptr<MovedMachine> moved_machine_;
+  std::unique_ptr<Migrator> migrator_;
   std::unique_ptr<QmpServer> qmp_;
   std::unique_ptr<QtestServer> qtest_;
   FdWatch signal_watch_;

@@ -51,6 +51,11 @@ class ScsiBusDevice final : public BusDevice {
   }
   /// The adapter tells its driver when it has gone. [virtio-1.2 5.6.6.3.1]
   std::optional<unsigned> hotplug_slot() const override REQUIRES(bql) { return std::nullopt; }
+  std::string location() const override {
+    const devices::ScsiAddress& at = unit_->address();
+    return fmt::format("{}:{}:{}", at.channel, at.target, at.lun);
+  }
+  devices::Device* saved() const override { return nullptr; }
 
  private:
   enum class Where : uint8_t { kNowhere, kOnBus, kLeaving };

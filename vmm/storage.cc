@@ -16,13 +16,12 @@ Storage::Storage(MainLoop& loop)
 Storage::~Storage() = default;
 
 void Storage::settle(Gs& gs) {
-  auto settled =
-      graph_.with_all_drained(gs, [](block::DrainBypass&) -> Result<void> { return ok(); });
+  settled_ = graph_.with_all_drained(gs, [](block::DrainBypass&) -> Result<void> { return ok(); });
   // Only then: a flush of a disk that does not answer would wait as long as that does.
-  if (settled.has_value()) settled = flush(gs);
-  if (!settled.has_value()) {
+  if (settled_.has_value()) settled_ = flush(gs);
+  if (!settled_.has_value()) {
     RHEA_LOG(kVmm, kWarn, "the machine stopped with disks unsettled: {}",
-             settled.error().message());
+             settled_.error().message());
   }
 }
 

@@ -38,6 +38,8 @@ class Storage {
   /// The machine has stopped: waits for what is under way, and puts it on stable storage. What does
   /// not end, or fails, is logged: the machine has stopped all the same.
   void settle(Gs& gs);
+  /// How the last settle() went: a disk tells of a failed flush only once.
+  const Result<void>& settled() const noexcept { return settled_; }
 
  private:
   Result<void> flush(Gs& gs);
@@ -48,6 +50,7 @@ class Storage {
   Disks disks_;
   JobEvents job_events_;
   block::Jobs jobs_;
+  Result<void> settled_ = ok();
 };
 
 }  // namespace rhea::vmm

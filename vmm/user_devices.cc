@@ -81,6 +81,23 @@ UserDevice* UserDevices::at_slot(unsigned slot) const {
   return nullptr;
 }
 
+std::vector<const UserDevice*> UserDevices::all() const {
+  std::vector<const UserDevice*> all;
+  for (const auto& device : devices_) all.push_back(device.get());
+  return all;
+}
+
+std::string UserDevices::location(const UserDevice& device) const {
+  const std::string on_bus = device.bus_.kind() == BusKind::kScsi ? "/scsi/" : "pci/";
+  const std::string here = on_bus + device.place_->location();
+  for (const auto& other : devices_) {
+    const bool brings_it = std::ranges::any_of(
+        other->request().buses(), [&](const auto& bus) { return bus.get() == &device.bus_; });
+    if (brings_it) return location(*other) + here;
+  }
+  return here;
+}
+
 std::vector<const DeviceRequest*> UserDevices::requests() const {
   std::vector<const DeviceRequest*> all;
   for (const auto& device : devices_) all.push_back(&device->request());

@@ -32,6 +32,7 @@ class UserDevice {
   }
   bool idle() const REQUIRES(bql) { return place_->idle(); }
   void stay() REQUIRES(bql) { place_->stay(); }
+  devices::Device* saved() const { return place_->saved(); }
 
  private:
   friend class UserDevices;
@@ -75,6 +76,10 @@ class UserDevices final : public VmObserver {
   /// By BusDevice::hotplug_slot(); null if there is none. Any thread.
   UserDevice* at_slot(unsigned slot) const REQUIRES(bql);
 
+  /// In the order of making.
+  std::vector<const UserDevice*> all() const;
+  /// Where it sits in the machine, whatever it is called: "pci/04.0", "pci/04.0/scsi/0:1:0".
+  std::string location(const UserDevice& device) const;
   /// What each was made from, in the order of making.
   std::vector<const DeviceRequest*> requests() const;
 

@@ -33,6 +33,12 @@ Result<void> Vm::power_on(PcMachine& machine) {
   return reload();
 }
 
+void Vm::await_arrival(PcMachine& machine) {
+  machine_ = &machine;
+  state_ = RunState::kInmigrate;
+  runs_on_arrival_ = !config_.start_paused;
+}
+
 RunState Vm::state() const {
   bql.assert_held();
   return state_;
@@ -65,19 +71,34 @@ void Vm::halt(RunState state) {
 
 Result<void> Vm::stop() {
   if (state_ == RunState::kRunning) halt(RunState::kPaused);
+  if (state_ == RunState::kInmigrate) runs_on_arrival_ = false;
+  const bool leaving = state_ == RunState::kFinishMigrate;
+  if (leaving && before_hand_over_ == RunState::kRunning) before_hand_over_ = RunState::kPaused;
   return ok();
 }
 
 Result<void> Vm::cont() {
   if (state_ == RunState::kRunning) return ok();
+  if (state_ == RunState::kInmigrate) {
+    runs_on_arrival_ = true;
+    return ok();
+  }
+  if (state_ == RunState::kFinishMigrate) {
+    return fail(ErrorKind::kBusy, "Migration is not finalized yet");
+  }
   if (needs_reset(state_)) {
     return fail(ErrorKind::kBusy, "Resetting the Virtual Machine is required");
   }
+  if (gate_) TRY(gate_());
+  run();
+  return ok();
+}
+
+void Vm::run() {
   state_ = RunState::kRunning;
   tell([](VmObserver& o) { o.resumed(); });
   parts_.clock.start();
   parts_.accel.resume_vcpus();
-  return ok();
 }
 
 Result<void> Vm::reload() {
@@ -86,7 +107,22 @@ Result<void> Vm::reload() {
   return parts_.accel.reset(TRY(machine_->load_kernel()));
 }
 
+/// Whether the machine is this process's to change.
+Result<void> Vm::check_here(std::string_view what) const {
+  switch (state_) {
+    case RunState::kInmigrate:
+      return fail(ErrorKind::kBusy, "{}: the machine has not arrived yet", what);
+    case RunState::kFinishMigrate:
+      return fail(ErrorKind::kBusy, "{}: Migration is not finalized yet", what);
+    case RunState::kPostmigrate:
+      return fail(ErrorKind::kBusy, "{}: the machine has left; 'cont' takes it back", what);
+    default:
+      return ok();
+  }
+}
+
 Result<void> Vm::reset(Cause cause) {
+  TRY(check_here("reset"));
   if (config_.no_reboot) {
     serve_shutdown(cause);
     return ok();
@@ -109,6 +145,7 @@ Result<void> Vm::reset(Cause cause) {
 }
 
 Result<void> Vm::powerdown() {
+  TRY(check_here("powerdown"));
   machine_->press_power_button();
   tell([](VmObserver& o) { o.powerdown_requested(); });
   return ok();
@@ -160,6 +197,46 @@ void Vm::serve_requests() {
     if (auto done = reset(*cause); !done) RHEA_LOG(kVmm, kError, "{}", done.error().message());
   }
   if (state_ == RunState::kRunning && !quitting_) parts_.accel.resume_vcpus();
+}
+
+bool Vm::requests_wait() const {
+  return internal_error_ || shutdown_requested_ || reset_requested_;
+}
+
+Result<void> Vm::begin_hand_over() {
+  parts_.accel.pause_vcpus();
+  // The other side does not hear of what was asked for here.
+  while (requests_wait()) {
+    serve_requests();
+    parts_.accel.pause_vcpus();
+  }
+  if (quitting_) return fail(ErrorKind::kBusy, "The machine is ending");
+  before_hand_over_ = state_;
+  if (state_ == RunState::kRunning) halt(RunState::kFinishMigrate);
+  state_ = RunState::kFinishMigrate;
+  return ok();
+}
+
+void Vm::end_hand_over(HandOver how) {
+  switch (how) {
+    case HandOver::kStays:
+      state_ = before_hand_over_;
+      if (state_ == RunState::kRunning) run();
+      return;
+    case HandOver::kLeft:
+      state_ = RunState::kPostmigrate;
+      return;
+    case HandOver::kOpen:
+      state_ = RunState::kPaused;
+      return;
+  }
+}
+
+void Vm::arrive(RunState state) { state_ = state; }
+
+void Vm::abandon() {
+  exit_status_ = 1;
+  parts_.loop.request_quit();
 }
 
 void Vm::serve_shutdown(Cause cause) {

@@ -1,6 +1,7 @@
 // Vm: the run state of one machine and everything that changes it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,7 +39,30 @@ class Vm final : public VmControl, public MachineRequests, public VcpuEvents {
   /// The machine is made after Vm, because its devices need MachineRequests. Loads the kernel and
   /// leaves the state at prelaunch.
   Result<void> power_on(PcMachine& machine) REQUIRES(bql);
+  /// Instead of it, for a machine that comes from another instance: waits in inmigrate.
+  void await_arrival(PcMachine& machine) REQUIRES(bql);
+  /// Asked before the machine runs, whoever wants it to; an error keeps it where it is.
+  void set_run_gate(std::function<Result<void>()> gate) REQUIRES(bql) { gate_ = std::move(gate); }
   int exit_status() const REQUIRES(bql) { return exit_status_; }
+
+  // Of a migration. Main, at the top.
+  /// Stops for as long as the hand-over takes, in finish-migrate. What a vCPU has asked for on its
+  /// way is done first. Errors: kBusy, the machine ends.
+  Result<void> begin_hand_over() REQUIRES(bql);
+  /// What it was before, and will be again if it stays, or on the other side.
+  RunState before_hand_over() const REQUIRES(bql) { return before_hand_over_; }
+  enum class HandOver : uint8_t {
+    kStays,  ///< goes on as before
+    kLeft,   ///< runs elsewhere: postmigrate
+    kOpen,   ///< nobody knows, or may run it: paused
+  };
+  void end_hand_over(HandOver how) REQUIRES(bql);
+  /// In inmigrate: whether to run on arrival, which stop() and cont() decide until then.
+  bool runs_on_arrival() const REQUIRES(bql) { return runs_on_arrival_; }
+  /// Ends inmigrate; the machine stands still.
+  void arrive(RunState state) REQUIRES(bql);
+  /// Leaves the main loop; the process ends with status 1.
+  void abandon() REQUIRES(bql);
 
   RunState state() const override;
   std::optional<std::string> name() const override { return config_.name; }
@@ -67,6 +91,9 @@ class Vm final : public VmControl, public MachineRequests, public VcpuEvents {
   /// Stops vCPUs and the clock and takes the state, telling observers if the machine was running.
   void halt(RunState state) REQUIRES(bql);
   Result<void> reload() REQUIRES(bql);
+  void run() REQUIRES(bql);
+  bool requests_wait() const REQUIRES(bql);
+  Result<void> check_here(std::string_view what) const REQUIRES(bql);
   template <class F>
   void tell(F&& f) REQUIRES(bql);
 
@@ -75,6 +102,9 @@ class Vm final : public VmControl, public MachineRequests, public VcpuEvents {
   PcMachine* machine_ = nullptr;
   std::unique_ptr<Bh> serve_bh_;
   RunState state_ GUARDED_BY(bql) = RunState::kPrelaunch;
+  RunState before_hand_over_ GUARDED_BY(bql) = RunState::kPrelaunch;
+  bool runs_on_arrival_ GUARDED_BY(bql) = true;
+  std::function<Result<void>()> gate_ GUARDED_BY(bql);
   std::vector<VmObserver*> observers_ GUARDED_BY(bql);
   int exit_status_ GUARDED_BY(bql) = 0;
   bool quitting_ GUARDED_BY(bql) = false;

@@ -26,7 +26,7 @@ Output plain(const HumanMonitor& monitor, const Given&) {
   return quietly(monitor.ask(Command));
 }
 constexpr char kStop[] = "stop", kCont[] = "cont", kQuit[] = "quit", kReset[] = "system_reset",
-               kPowerdown[] = "system_powerdown";
+               kPowerdown[] = "system_powerdown", kMigrateCancel[] = "migrate_cancel";
 
 /// JSON, within the limits that QMP's clients have, or else a text.
 Json value_json(const std::string& text) {
@@ -179,6 +179,12 @@ const Parameter kProperty{.name = "property"};
 const Parameter kSize{.name = "size", .expected = "size"};
 const Parameter kFilename{.name = "filename", .expected = "file name"};
 const Parameter kFormat{.name = "format", .presence = kOptional};
+const Parameter kUri{.name = "uri"};
+const Parameter kState{.name = "state"};
+const Parameter kCapability{.name = "capability"};
+const Parameter kParameter{.name = "parameter"};
+const Parameter kValue{.name = "value"};
+const Parameter kDetach{.name = "d", .kind = Kind::kFlag};
 const Parameter kForce{.name = "f", .kind = Kind::kFlag};
 
 /// All that is left of the line.
@@ -225,6 +231,42 @@ const std::array kRows{
         "",
         {rest("subcommand", kOptional)},
         info},
+    Row{"migrate",
+        "",
+        "[-d] uri",
+        "migrate to URI (always detached)",
+        "migrate",
+        {kDetach, kUri},
+        migrate},
+    plain_row<kMigrateCancel>("", "cancel the current VM migration"),
+    Row{"migrate_continue",
+        "",
+        "state",
+        "Continue migration from the given paused state",
+        "migrate-continue",
+        {kState},
+        migrate_continue},
+    Row{"migrate_incoming",
+        "",
+        "uri",
+        "Continue an incoming migration from an -incoming defer",
+        "migrate-incoming",
+        {kUri},
+        migrate_incoming},
+    Row{"migrate_set_capability",
+        "",
+        "capability state",
+        "Enable/Disable the usage of a capability for migration",
+        "migrate-set-capabilities",
+        {kCapability, kState},
+        migrate_set_capability},
+    Row{"migrate_set_parameter",
+        "",
+        "parameter value",
+        "Set the parameter for migration",
+        "migrate-set-parameters",
+        {kParameter, kValue},
+        migrate_set_parameter},
     Row{"object_add",
         "",
         "[qom-type=]type,id=str[,prop=value][,...]",

@@ -63,4 +63,14 @@ Output info_pci(const HumanMonitor& monitor, const Given& given);
 Output info_qtree(const HumanMonitor& monitor, const Given& given);
 Output info_qom_tree(const HumanMonitor& monitor, const Given& given);
 
+// migration.cc
+Output info_migrate(const HumanMonitor& monitor, const Given& given);
+Output info_migrate_capabilities(const HumanMonitor& monitor, const Given& given);
+Output info_migrate_parameters(const HumanMonitor& monitor, const Given& given);
+Output migrate(const HumanMonitor& monitor, const Given& given);
+Output migrate_incoming(const HumanMonitor& monitor, const Given& given);
+Output migrate_continue(const HumanMonitor& monitor, const Given& given);
+Output migrate_set_capability(const HumanMonitor& monitor, const Given& given);
+Output migrate_set_parameter(const HumanMonitor& monitor, const Given& given);
+
 }  // namespace rhea::vmm::hmp

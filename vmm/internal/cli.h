@@ -161,6 +161,9 @@ void finish_drives(Draft& draft);
 // cli_device.cc
 Result<void> on_device(Draft& draft, const Given& given);
 
+// cli_incoming.cc
+Result<void> on_incoming(Draft& draft, const Given& given);
+
 // cli_identity.cc
 Result<void> on_name(Draft& draft, const Given& given);
 Result<void> on_uuid(Draft& draft, const Given& given);

@@ -116,6 +116,18 @@ void QmpCommandTable::add(QmpCommand command) {
   RHEA_CHECK(added, "a QMP command is there twice");
 }
 
+void QmpCommandTable::guard(std::span<const std::string_view> names, const Guard& guard) {
+  for (const std::string_view name : names) {
+    const auto at = commands_.find(name);
+    RHEA_CHECK(at != commands_.end(), "there is no command {} to guard", name);
+    at->second.handler = [name, guard, handler = std::move(at->second.handler)](
+                             const Json& arguments, NamedFds& fds) -> QmpResult {
+      TRY(guard(name));
+      return handler(arguments, fds);
+    };
+  }
+}
+
 const QmpCommand* QmpCommandTable::find(std::string_view name) const {
   const auto found = commands_.find(name);
   return found == commands_.end() ? nullptr : &found->second;

@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <ranges>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -115,6 +116,9 @@ std::optional<QmpError> check_arguments(const std::vector<QmpArgument>& schema,
 class QmpCommandTable {
  public:
   void add(QmpCommand command);
+  /// Asked before the handlers of these commands, which are there; an error is the answer.
+  using Guard = std::function<Result<void>(std::string_view command)>;
+  void guard(std::span<const std::string_view> names, const Guard& guard);
   /// Null if there is none.
   const QmpCommand* find(std::string_view name) const;
   /// In alphabetical order.

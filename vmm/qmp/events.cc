@@ -61,6 +61,8 @@ std::span<const QmpEvent> qmp_events() {
                 {"tray-open", QmpType::kBoolean}}},
       QmpEvent{"DEVICE_UNPLUG_GUEST_ERROR", unplug_error_members()},
       QmpEvent{"JOB_STATUS_CHANGE", {{"id", QmpType::kString}, {"status", QmpType::kString}}},
+      QmpEvent{"MIGRATION", {{"status", QmpType::kString}}},
+      QmpEvent{"MIGRATION_PASS", {{"pass", QmpType::kInteger}}},
       QmpEvent{"POWERDOWN", {}},
       QmpEvent{"RESET", cause_members()},
       QmpEvent{"RESUME", {}},

@@ -334,6 +334,17 @@ TEST_CASE("apply_logging: a bad -d or -D is named", "[cli]") {
         "-D /dev/null/log: cannot open the log file: Not a directory");
 }
 
+TEST_CASE("command line: -incoming takes an address, or defers it", "[cli]") {
+  for (const char* uri :
+       {"defer", "tcp:127.0.0.1:4444", "tcp::0", "unix:/x", "fd:5", "file:/x,offset=4096"}) {
+    CHECK(config_of(fmt::format("-accel qtest -incoming {}", uri)).incoming == uri);
+  }
+  check_messages(
+      {{"-incoming pigeon:x", "-incoming pigeon:x: unknown migration protocol: pigeon:x"},
+       {"-incoming tcp:host", "-incoming tcp:host: error parsing address 'host'"},
+       {"-incoming ''", "-incoming: unknown migration protocol: "}});
+}
+
 TEST_CASE("command line: harmless requests are accepted, others of the same kind refused",
           "[cli]") {
   config_of(
@@ -368,7 +379,7 @@ TEST_CASE("command line: harmless requests are accepted, others of the same kind
       {"-cdrom x",
        "-cdrom x: not supported: there is no IDE controller: use -drive file=FILE,media=cdrom"},
       {"-netdev user,id=n", "-netdev user,id=n: not supported: there are no network devices"},
-      {"-incoming defer", "-incoming defer: not supported: there is no live migration"},
+      {"-vnc :0", "-vnc :0: not supported: there is no display"},
       {"-bios b", "-bios b: not supported: guests are booted by -kernel, without firmware"},
       {"-vnc :0", "-vnc :0: not supported: there is no display"},
       {"-monitor bogus", "-monitor bogus: 'bogus' is not a valid char driver"},

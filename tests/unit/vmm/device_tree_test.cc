@@ -34,6 +34,8 @@ struct FakePlace final : BusDevice {
   void stay() override REQUIRES(bql) {}
   void unplug() override REQUIRES(bql) { done.push_back("unplug " + name); }
   std::optional<unsigned> hotplug_slot() const override REQUIRES(bql) { return std::nullopt; }
+  std::string location() const override { return name; }
+  devices::Device* saved() const override { return nullptr; }
   const std::string name;
 };
 

@@ -1,0 +1,457 @@
+"""A machine that moves between two instances, seen from its registers and its rings."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import time
+from typing import Any, Iterator, Sequence
+
+import pytest
+from conftest import DISK_SECTORS, SERIAL
+from hotplug import PATIENCE_NS, deleted, eject, plug, refused, told
+from qtest import Machine
+from virtio import SECTOR, Blk, BlkStatus, BlkType, find_disks
+
+OVER = ("completed", "failed", "cancelled")
+LINE_SCRATCH = 0x3FF  # the serial port's, which nothing but a driver changes
+PM_TIMER = 0x608
+
+
+class Moving:
+    """The machine as a driver in it sees it: wherever it is."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.now = machine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.now, name)
+
+
+class Pair:
+    """A machine with a disk, and where it goes."""
+
+    def __init__(self, folder: pathlib.Path, loop: str = "iothread",
+                 extra: Sequence[str] = ()) -> None:
+        """`extra`: of the source only."""
+        self.folder, self.loop, self.count = folder, loop, 0
+        self.image = folder / "disk.img"
+        self.image.write_bytes(bytes(DISK_SECTORS * SECTOR))
+        self.started: list[Machine] = []
+        self.source = self.start(*extra)
+        self.guest = Moving(self.source)
+
+    def __enter__(self) -> "Pair":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for machine in self.started:
+            machine.__exit__(None, None, None)
+
+    def start(self, *extra: str) -> Machine:
+        self.count += 1
+        folder = self.folder / str(self.count)
+        folder.mkdir()
+        arguments = ["-blockdev", f"driver=file,filename={self.image},node-name=d0"]
+        device = f"virtio-blk-pci,id=vd0,drive=d0,num-queues=2,serial={SERIAL}"
+        if self.loop == "iothread":
+            arguments += ["-object", "iothread,id=io0"]
+            device += ",iothread=io0"
+        machine = Machine(folder, *arguments, "-device", device, *extra)
+        self.started.append(machine)
+        return machine
+
+    @property
+    def uri(self) -> str:
+        return f"unix:{self.folder / 'socket'}"
+
+    def await_it(self, *extra: str) -> Machine:
+        return self.start("-incoming", self.uri, *extra)
+
+    def move(self) -> Machine:
+        """To a new instance, where the guest is from then on."""
+        target = self.await_it()
+        self.source.qmp.execute("migrate", uri=self.uri)
+        assert wait_migration(self.source, *OVER) == "completed", self.query()
+        assert wait_migration(target, *OVER) == "completed"
+        self.guest.now = target
+        return target
+
+    def query(self) -> dict[str, Any]:
+        return self.source.qmp.execute("query-migrate")
+
+    def set(self, *capabilities: str, **parameters: Any) -> None:
+        self.source.qmp.execute("migrate-set-capabilities", capabilities=[
+            {"capability": name, "state": True} for name in capabilities])
+        self.source.qmp.execute("migrate-set-parameters",
+                                **{name.replace("_", "-"): v for name, v in parameters.items()})
+
+
+def wait_migration(machine: Machine, *wanted: str) -> str:
+    while (status := machine.qmp.wait_event("MIGRATION")["status"]) not in wanted:
+        assert status not in OVER, status
+    return status
+
+
+def status(machine: Machine) -> str:
+    return machine.qmp.execute("query-status")["status"]
+
+
+@pytest.fixture
+def pair(tmp_path: pathlib.Path) -> Iterator[Pair]:
+    with Pair(tmp_path) as both:
+        yield both
+
+
+class Driven:
+    """A disk and its two queues."""
+
+    def __init__(self, disk: Blk) -> None:
+        self.disk = disk
+        self.queues = disk.bring_up(queues=2)
+
+    def remember(self) -> None:
+        """How far the driver is, which is not in the guest's memory."""
+        self.saved = [dict(vars(queue)) for queue in self.queues]
+
+    def put_back(self) -> None:
+        for queue, state in zip(self.queues, self.saved):
+            vars(queue).update(state)
+
+    def read(self, sector: int, queue: int = 0) -> bytes:
+        return self.disk.read_sectors(self.queues[queue], sector)
+
+    def write(self, sector: int, text: bytes, queue: int = 0) -> None:
+        self.disk.write_sectors(self.queues[queue], sector, text.ljust(SECTOR, b"."))
+
+
+@pytest.fixture(params=["main", "iothread"])
+def driven(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[tuple[Pair, Driven]]:
+    """A pair, and a driver of its disk that is at work."""
+    with Pair(tmp_path, request.param) as both:
+        [disk] = find_disks(both.guest)
+        yield both, Driven(disk)
+
+
+def test_a_disk_goes_on_where_its_ring_was(driven: tuple[Pair, Driven]) -> None:
+    pair, disk = driven
+    disk.write(3, b"before")
+    pair.move()
+    assert disk.read(3).startswith(b"before")
+    disk.write(4, b"behind")
+    pair.started[-1].qmp.execute("quit")
+    pair.started[-1].process.wait()
+    image = pair.image.read_bytes()
+    assert image[3 * SECTOR:].startswith(b"before") and image[4 * SECTOR:].startswith(b"behind")
+
+
+def test_what_waits_in_a_ring_without_a_doorbell_is_looked_at_on_arrival(
+        driven: tuple[Pair, Driven]) -> None:
+    pair, disk = driven
+    disk.read(0, queue=1)
+    request = disk.disk.prepare(BlkType.OUT, 7, b"waited".ljust(SECTOR))
+    head = disk.queues[1].offer(request.buffers())  # and nobody rings
+    pair.move()
+    done, _ = disk.queues[1].wait()
+    assert done == head and disk.disk.status_of(request) == BlkStatus.OK
+    assert disk.read(7).startswith(b"waited")
+
+
+def test_registers_and_time_come_along(pair: Pair) -> None:
+    guest = pair.guest
+    guest.outb(LINE_SCRATCH, 0x5A)
+    guest.clock_step(1_000_000_000)
+    ticks = guest.inl(PM_TIMER)
+    target = pair.move()
+    assert guest.inb(LINE_SCRATCH) == 0x5A
+    assert guest.inl(PM_TIMER) == ticks
+    assert target.clock_step(1000) == 1_000_001_000
+
+
+def test_events_come_in_order_on_both_sides(pair: Pair) -> None:
+    target = pair.await_it()
+    assert status(target) == "inmigrate"
+    pair.source.qmp.execute("migrate", uri=pair.uri)
+    assert pair.source.qmp.events[0]["data"] == {"status": "setup"}, "not before the answer"
+
+    def told_by(machine: Machine) -> list[Any]:
+        seen = []
+        while not seen or seen[-1] != "completed":
+            event = machine.qmp.wait_any()
+            data = event.get("data", {})
+            seen.append(data.get("status") or data.get("pass") or event["event"])
+        return seen
+
+    assert told_by(pair.source) == ["setup", 1, "active", "STOP", 2, "completed"]
+    assert told_by(target) == ["active", "RESUME", "completed"]
+    assert (status(pair.source), status(target)) == ("postmigrate", "running")
+    answer = pair.query()
+    assert answer["status"] == "completed" and answer["ram"]["remaining"] == 0
+    assert {"total-time", "setup-time", "downtime"} <= set(answer)
+    assert set(answer["x-phases-ms"]) == {"setup", "passes", "stop", "last-copy", "device-state",
+                                          "load", "resume"}
+
+
+def test_a_pause_before_the_switch_is_ended_by_the_monitor(pair: Pair) -> None:
+    pair.set("pause-before-switchover")
+    target = pair.await_it()
+    pair.source.qmp.execute("migrate", uri=pair.uri)
+    assert wait_migration(pair.source, "pre-switchover")
+    assert status(pair.source) == "finish-migrate"
+    assert "Migration is not finalized yet" in refused(pair.source, "cont")
+    assert "Migration not in expected state" in refused(pair.source, "migrate-continue",
+                                                        state="device")
+    pair.source.qmp.execute("migrate-continue", state="pre-switchover")
+    assert wait_migration(pair.source, "device", "completed") == "device"
+    assert wait_migration(pair.source, *OVER) == "completed"
+    assert wait_migration(target, *OVER) == "completed"
+
+
+PROGRESS = re.compile(r"pre-switchover: pass (\d+), (\d+) MiB sent, (\d+) MiB left, (\d+) MiB/s, "
+                      r"(\d+) pages/s written$")
+
+
+def test_progress_is_logged_once_a_second(tmp_path: pathlib.Path) -> None:
+    with Pair(tmp_path, extra=("-d", "migration=info")) as pair:
+        sent_mib = 8
+        pair.guest.memset(1 << 20, sent_mib << 20, 0x5A)
+        pair.set("pause-before-switchover")
+        pair.await_it()
+        began = time.monotonic()
+        pair.source.qmp.execute("migrate", uri=pair.uri)
+        wait_migration(pair.source, "pre-switchover")
+        # It stays there, so that the lines are waited for, however late a busy host is.
+        for number in (1, 2):
+            pair.source.process.wait_for_stderr("pre-switchover: pass ")
+            pair.source.process.wait_for_stderr("\n")
+            assert time.monotonic() - began >= number, "more often than once a second"
+        lines = [line for line in pair.source.process.stderr.splitlines() if PROGRESS.search(line)]
+        assert len(lines) >= 2
+        [passes, sent, left, *_] = map(int, PROGRESS.search(lines[-1]).groups())
+        assert passes == 1 and sent_mib <= sent < 64 and left == 0, lines
+
+
+def test_a_cancel_at_the_switch_lets_the_source_go_on(pair: Pair) -> None:
+    pair.set("pause-before-switchover")
+    target = pair.await_it()
+    pair.source.qmp.execute("migrate", uri=pair.uri)
+    wait_migration(pair.source, "pre-switchover")
+    pair.source.qmp.execute("migrate_cancel")
+    assert wait_migration(pair.source, *OVER) == "cancelled"
+    assert status(pair.source) == "running"
+    assert target.process.wait() == 1
+    assert "load of migration failed" in target.process.stderr
+    pair.source.qmp.execute("migrate-set-capabilities", capabilities=[
+        {"capability": "pause-before-switchover", "state": False}])
+    pair.move()
+
+
+def test_a_paused_machine_arrives_paused_and_takes_its_images_when_it_runs(pair: Pair) -> None:
+    pair.source.qmp.execute("stop")
+    target = pair.move()
+    assert status(target) == "paused"
+    # The images are nobody's: whoever runs takes them.
+    target.qmp.execute("cont")
+    assert 'Failed to get "write" lock' in refused(pair.source, "cont")
+    assert (status(pair.source), status(target)) == ("postmigrate", "running")
+
+
+def test_stop_while_waiting_has_it_arrive_paused(pair: Pair) -> None:
+    target = pair.await_it()
+    target.qmp.execute("stop")
+    pair.source.qmp.execute("migrate", uri=pair.uri)
+    assert wait_migration(pair.source, *OVER) == "completed"
+    assert wait_migration(target, *OVER) == "completed"
+    assert status(target) == "paused"
+    target.qmp.execute("cont")
+    assert status(target) == "running"
+
+
+NOT_MEANWHILE: list[tuple[str, dict[str, Any]]] = [
+    ("device_add", {"driver": "virtio-blk-pci", "drive": "d0"}),
+    ("device_del", {"id": "vd0"}),
+    ("blockdev-add", {"driver": "null-co", "node-name": "n"}),
+    ("blockdev-del", {"node-name": "n"}),
+    ("blockdev-reopen", {"options": []}),
+    ("blockdev-mirror", {"device": "d0", "target": "n", "sync": "full"}),
+    ("block_resize", {"node-name": "d0", "size": 4096}),
+    ("object-add", {"qom-type": "iothread", "id": "io1"}),
+    ("object-del", {"id": "io0"}),
+    ("x-blockdev-set-iothread", {"node-name": "d0", "iothread": None}),
+    ("eject", {"id": "cd0"}),
+    ("blockdev-open-tray", {"id": "cd0"}),
+    ("blockdev-close-tray", {"id": "cd0"}),
+    ("blockdev-remove-medium", {"id": "cd0"}),
+    ("blockdev-insert-medium", {"id": "cd0", "node-name": "n"}),
+    ("blockdev-change-medium", {"id": "cd0", "filename": "f"}),
+    ("block_set_io_throttle", {"id": "vd0", "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0,
+                               "iops_rd": 0, "iops_wr": 0}),
+]
+
+
+def test_nothing_is_reconfigured_meanwhile_and_all_of_it_again_afterwards(pair: Pair) -> None:
+    pair.set("pause-before-switchover")
+    pair.await_it()
+    pair.source.qmp.execute("migrate", uri=pair.uri)
+    wait_migration(pair.source, "pre-switchover")
+    for command, arguments in NOT_MEANWHILE:
+        assert f"{command} not allowed while migrating" in refused(pair.source, command, **arguments)
+    for command in ("migrate", "migrate-set-capabilities"):
+        arguments = {"uri": pair.uri} if command == "migrate" else {"capabilities": []}
+        assert "There's a migration process in progress" in refused(pair.source, command, **arguments)
+    pair.source.qmp.execute("migrate-set-parameters", **{"downtime-limit": 500})
+    pair.source.qmp.execute("migrate_cancel")
+    wait_migration(pair.source, *OVER)
+    pair.source.qmp.execute("blockdev-add", driver="null-co", **{"node-name": "n"})
+
+
+def test_a_device_that_is_asked_for_keeps_the_machine_here(pair: Pair) -> None:
+    pair.source.qmp.execute("device_del", id="vd0")
+    assert "Can't migrate while device 'vd0' is being unplugged" in refused(
+        pair.source, "migrate", uri=pair.uri)
+    pair.source.clock_step(PATIENCE_NS)
+    assert pair.source.qmp.wait_event("DEVICE_UNPLUG_GUEST_ERROR")["device"] == "vd0"
+    pair.move()
+
+
+def slot_of_the_disk(machine: Any) -> int:
+    [bus] = machine.qmp.execute("query-pci")
+    return next(d["slot"] for d in bus["devices"] if d.get("qdev_id") == "vd0")
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_an_eject_on_the_way_is_acted_on_where_the_machine_runs(pair: Pair, side: str) -> None:
+    pair.set("pause-before-switchover")
+    target = pair.await_it()
+    slot = slot_of_the_disk(pair.source)
+    pair.source.qmp.execute("migrate", uri=pair.uri)
+    wait_migration(pair.source, "pre-switchover")
+    eject(pair.source, slot)
+    if side == "destination":
+        pair.source.qmp.execute("migrate-continue", state="pre-switchover")
+    else:
+        pair.source.qmp.execute("migrate_cancel")
+    wait_migration(pair.source, "completed", "cancelled")
+    where = target if side == "destination" else pair.source
+    assert told(where, 2) == deleted("vd0")
+    assert side == "source" or slot_of_the_disk(pair.source) == slot, "it went on both sides"
+
+
+def test_another_machine_is_refused_before_anything_stops(pair: Pair) -> None:
+    for extra, difference in [
+            (("-m", "32M"), "Size mismatch: pc.ram: 0x4000000 != 0x2000000"),
+            (("-smp", "2"), "The number of CPUs differs: 1 there, 2 here"),
+            (("-blockdev", "driver=null-co,node-name=n", "-device", "virtio-blk-pci,drive=n,addr=9"),
+             "There is no device 'pci/09.0' (virtio-blk-pci) there"),
+            (("-device", "virtio-scsi-pci,addr=a"), "There is no device 'pci/0a.0' (virtio-scsi-pci)")]:
+        target = pair.await_it(*extra)
+        pair.source.qmp.execute("migrate", uri=pair.uri)
+        assert wait_migration(pair.source, *OVER) == "failed"
+        assert difference in pair.query()["error-desc"]
+        assert target.process.wait() == 1
+        assert difference in target.process.stderr
+        assert status(pair.source) == "running"
+        assert "STOP" not in [event["event"] for event in pair.source.qmp.events]
+    pair.move()
+
+
+def test_ids_may_differ_places_may_not(pair: Pair) -> None:
+    pair.source.qmp.execute("blockdev-add", driver="null-co", size=1 << 20, **{"node-name": "n"})
+    plug(pair.source, "here", "n", addr="9")
+    pair.await_it("-blockdev", "driver=null-co,node-name=m,size=1M", "-device",
+                                      "virtio-blk-pci,drive=m,id=there,addr=9")
+    pair.source.qmp.execute("migrate", uri=pair.uri)
+    assert wait_migration(pair.source, *OVER) == "completed", pair.query()
+
+
+def test_it_is_saved_to_a_file_and_comes_out_of_it(driven: tuple[Pair, Driven]) -> None:
+    pair, disk = driven
+    file = pair.folder / "saved"
+    disk.write(1, b"saved!")
+    pair.source.qmp.execute("migrate", uri=f"file:{file}")
+    assert wait_migration(pair.source, *OVER) == "completed"
+    disk.remember()
+    pair.source.qmp.execute("quit")
+    assert pair.source.process.wait() == 0
+    for _ in range(2):  # as often as one likes
+        target = pair.start("-incoming", f"file:{file}")
+        wait_migration(target, "completed")
+        pair.guest.now = target
+        disk.put_back()
+        assert disk.read(1).startswith(b"saved!")
+        target.qmp.execute("quit")
+        assert target.process.wait() == 0
+
+
+def test_a_file_that_is_no_machine_ends_the_process(pair: Pair) -> None:
+    file = pair.folder / "saved"
+    for content in (b"", b"what is this?", bytes(1 << 16)):
+        file.write_bytes(content)
+        pair.source.qmp.execute("stop")
+        target = pair.start("-incoming", f"file:{file}")
+        assert target.process.wait() == 1
+        assert "load of migration failed: " in target.process.stderr
+
+
+def test_settings_are_checked_in_the_words_of_qemu(pair: Pair) -> None:
+    source = pair.source
+    for name, value, words in [
+            ("downtime-limit", 2_000_001, "'downtime_limit' expects an integer in the range of 0 to (2000 * 1000) ms"),
+            ("multifd-channels", 0, "'multifd_channels' expects a value between 1 and 255"),
+            ("multifd-channels", 256, "'multifd_channels' expects a value between 1 and 255"),
+            ("cpu-throttle-initial", 100, "'cpu_throttle_initial' expects an integer in the range of 1 to 99"),
+            ("max-cpu-throttle", 19, "'max_cpu_throttle' expects an integer in the range of cpu_throttle_initial to 99"),
+            ("max-bandwidth", -1, "'max_bandwidth' expects an integer in the range of 0 to"),
+            ("multifd-compression", "lzma", "'multifd-compression' does not accept value 'lzma'")]:
+        before = source.qmp.execute("query-migrate-parameters")
+        assert f"Parameter {words}" in refused(source, "migrate-set-parameters", **{name: value})
+        assert source.qmp.execute("query-migrate-parameters") == before
+    assert "Parameter 'capability' does not accept value 'bogus'" in refused(
+        source, "migrate-set-capabilities", capabilities=[{"capability": "bogus", "state": True}])
+    assert "can not be switched off" in refused(
+        source, "migrate-set-capabilities", capabilities=[{"capability": "return-path", "state": False}])
+    assert "expects a valid migration protocol" in refused(source, "migrate", uri="carrier:pigeon")
+    assert "'-incoming' was not specified" in refused(source, "migrate-incoming", uri=pair.uri)
+    assert "Migration not in expected state" in refused(source, "migrate-continue",
+                                                        state="pre-switchover")
+    assert source.qmp.execute("migrate_cancel") == {}
+    assert source.qmp.execute("query-migrate") == {}
+    pair.set("multifd")
+    assert "is one connection, and can not be 3" in refused(source, "migrate", uri="file:/dev/null")
+
+
+def test_deferred_it_waits_for_an_address_and_only_once(pair: Pair) -> None:
+    target = pair.start("-incoming", "defer")
+    assert status(target) == "inmigrate"
+    assert "Guest is waiting for an incoming migration" in refused(target, "migrate", uri=pair.uri)
+    assert "Failed to" in refused(target, "migrate-incoming", uri="unix:/no/such/folder/socket")
+    target.qmp.execute("migrate-incoming", uri="tcp:127.0.0.1:0")
+    [address] = target.qmp.execute("query-migrate")["socket-address"]
+    assert address["type"] == "inet" and int(address["port"]) > 0
+    assert "already been started" in refused(target, "migrate-incoming", uri=pair.uri)
+    pair.source.qmp.execute("migrate", uri=f"tcp:{address['host']}:{address['port']}")
+    assert wait_migration(pair.source, *OVER) == "completed"
+    assert wait_migration(target, *OVER) == "completed"
+    assert "previous migration" in refused(pair.source, "migrate", uri=pair.uri)
+
+
+def test_a_monitor_for_people_tells_the_same(pair: Pair) -> None:
+    def say(line: str) -> str:
+        text = pair.source.qmp.execute("human-monitor-command", **{"command-line": line})
+        return text.replace("\r\n", "\n")
+
+    assert say("info migrate") == ""
+    assert say("migrate_set_capability multifd on") == ""
+    assert say("migrate_set_parameter multifd-channels 3") == ""
+    assert say("migrate_set_parameter multifd-channels many").startswith("Error: ")
+    assert "multifd: on\n" in say("info migrate_capabilities")
+    assert "multifd-channels: 3\n" in say("info migrate_parameters")
+    target = pair.await_it()
+    assert say(f"migrate -d {pair.uri}") == ""
+    wait_migration(pair.source, "completed")
+    wait_migration(target, "completed")
+    text = say("info migrate")
+    assert text.startswith("Migration status: completed\n") and "phases: setup " in text
+    assert "main connection: " in text
+    assert [line.partition(":")[0] for line in text.split("\n") if line.startswith("channel ")] == [
+        "channel 0", "channel 1", "channel 2"]
