@@ -127,7 +127,8 @@ def stress() -> list[Step]:
     for name in BUILDS:
         chosen += [unit(folder, name, FULL) for folder in UNIT_FOLDERS]
         chosen += [kvm_unit(name, FULL)]
-    return [*chosen, models(), pytest("qtest", "release", FULL), pytest("kvm", "release", FULL)]
+    return [*chosen, models(), pytest("qtest", "release", FULL),
+            pytest("kvm", "release", FULL, time_limit_s=5400)]
 
 
 PARTS = {

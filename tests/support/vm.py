@@ -8,7 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
-from typing import Sequence
+from typing import IO, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("RHEA_BUILD", ROOT / "build"))
@@ -45,7 +45,7 @@ class Process:
         self._selector = selectors.DefaultSelector()
         for stream in self._buffers:
             self._selector.register(stream, selectors.EVENT_READ)
-        self._seen = 0
+        self._seen = dict.fromkeys(self._buffers, 0)
 
     @property
     def stdout(self) -> str:
@@ -70,14 +70,21 @@ class Process:
 
     def wait_for(self, text: str, patience: float = PATIENCE_S) -> str:
         """Waits until `text` shows on stdout behind what an earlier wait_for took; returns all up to it."""
+        return self._wait_for(self.process.stdout, text, patience)
+
+    def wait_for_stderr(self, text: str, patience: float = PATIENCE_S) -> str:
+        """As wait_for, on stderr."""
+        return self._wait_for(self.process.stderr, text, patience)
+
+    def _wait_for(self, stream: IO[bytes], text: str, patience: float) -> str:
         deadline = time.monotonic() + patience
-        out = self._buffers[self.process.stdout]
-        while (at := out.find(text.encode(), self._seen)) < 0:
+        out, seen = self._buffers[stream], self._seen[stream]
+        while (at := out.find(text.encode(), seen)) < 0:
             if not self._read_some(deadline - time.monotonic()):
                 raise AssertionError(
                     f"{text!r} did not come; stdout: {self.stdout!r} stderr: {self.stderr!r}")
-        start, self._seen = self._seen, at + len(text.encode())
-        return out[start:self._seen].decode(errors="replace")
+        self._seen[stream] = at + len(text.encode())
+        return out[seen:self._seen[stream]].decode(errors="replace")
 
     def drain(self) -> None:
         """Takes what the process has written so far, without waiting for more."""

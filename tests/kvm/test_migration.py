@@ -1,0 +1,111 @@
+"""Live migration of micro-guests between two instances, on the host's real KVM."""
+
+from __future__ import annotations
+
+import pathlib
+import random
+from typing import Any
+
+import pytest
+
+from support import migration, vm
+from support.dirtier import PAGE, UNIT, check_steps, read_area
+from support.migration import Instance
+
+HOPS = vm.sized(20, 200)
+
+
+class Dirtiers:
+    """Instances of the guest that writes all the time, each with its RAM in a file of its own."""
+
+    def __init__(self, guest: Any, folder: pathlib.Path) -> None:
+        self.guest, self.folder, self.count = guest, folder, 0
+
+    def start(self, *extra: str, accel: str = "kvm") -> Instance:
+        self.count += 1
+        folder = self.folder / str(self.count)
+        folder.mkdir()
+        words = self.guest.arguments("dirtier", "-machine", "memory-backend=ram", "-debugcon", "stdio",
+                                     "-object", f"memory-backend-file,id=ram,size=64M,"
+                                     f"mem-path={folder / 'ram'},share=on",
+                                     *extra, serial="null", append="1")
+        words[words.index("-accel") + 1] = accel
+        instance = migration.start(self.guest.run, folder, *words)
+        instance.ram = folder / "ram"
+        return instance
+
+
+@pytest.fixture
+def dirtiers(guest, tmp_path) -> Dirtiers:
+    return Dirtiers(guest, tmp_path)
+
+
+def beats(instance: Instance, number: int) -> None:
+    """Waits for `number` more of the guest's heartbeats."""
+    for _ in range(number):
+        instance.process.wait_for("\n")
+
+
+def console(instance: Instance) -> str:
+    """All that a guest has written to an instance that has ended, or that it has left."""
+    instance.process.drain()
+    return instance.process.stdout
+
+
+def choose(dice: random.Random) -> dict[str, Any]:
+    """How one hop is made."""
+    return {"transport": dice.choice(["unix", "tcp"]), "channels": dice.choice([0, 1, 2, 4]),
+            "compression": dice.choice(["none", "zstd"]), "pause": dice.random() < 0.2,
+            "accel": dice.choice(["kvm", "kvm,dirty-ring-size=4096"])}
+
+
+def hop(source: Instance, target: Instance, how: dict[str, Any], folder: pathlib.Path) -> None:
+    source.qmp.execute("migrate-set-parameters", max_bandwidth=0, x_page_checksum=True,
+                       multifd_channels=max(how["channels"], 1),
+                       multifd_compression=how["compression"])
+    if how["channels"]:
+        source.set_capabilities("multifd")
+    if how["pause"]:
+        source.set_capabilities("pause-before-switchover")
+    uri = migration.listen(target, f"unix:{folder / 'socket'}" if how["transport"] == "unix"
+                           else "tcp:127.0.0.1:0")
+    source.qmp.execute("migrate", uri=uri)
+    if how["pause"]:
+        source.wait_migration("pre-switchover")
+        source.qmp.execute("migrate-continue", state="pre-switchover")
+    result = source.finish()
+    assert result["status"] == "completed", result
+    assert target.wait_migration(*migration.OVER) == "completed"
+    assert (source.status(), target.status()) == ("postmigrate", "running")
+
+
+def test_pages_differ_by_one_step_after_every_hop_and_none_goes_back(dirtiers, tmp_path):
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    source = dirtiers.start()
+    beats(source, 3)
+    written = ""  # by one guest, whatever process it was in
+    for number in range(HOPS):
+        how = choose(dice)
+        print(f"hop {number}: {how}")
+        target = dirtiers.start("-incoming", "defer", accel=how["accel"])
+        hop(source, target, how, target.ram.parent)
+        beats(target, 2)
+        target.qmp.execute("stop")
+        left, _ = read_area(source.ram, UNIT)
+        first, last = read_area(target.ram, UNIT)
+        check_steps(first, last)
+        assert all(now >= then for now, then in zip(first, left)), "a page went back"
+        written += console(source)
+        source.qmp.execute("quit")
+        assert source.process.wait() == 0, source.process.stderr
+        target.qmp.execute("cont")
+        source = target
+    assert len(first) == UNIT // PAGE
+    source.qmp.execute("quit")
+    assert source.process.wait() == 0, source.process.stderr
+    lines = (written + console(source)).split("\n")[:-1]
+    assert all(len(line) == 8 for line in lines)
+    numbers = [int(line, 16) for line in lines]
+    assert numbers == sorted(set(numbers))

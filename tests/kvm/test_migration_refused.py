@@ -1,0 +1,130 @@
+"""A machine that the destination can not take: the source goes on, or waits for a person, and names why.
+
+The relay, the witness and the outcomes are those of `test_migration_faults.py`.
+"""
+
+from __future__ import annotations
+
+import resource
+import struct
+from typing import Iterator
+
+import pytest
+
+from support import faults, relay, vm
+from support.faults import Pair
+
+WAYS = [(0, "unix"), (2, "tcp")] if vm.full_size() else [(2, "tcp")]
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: f"{way[1]}-{way[0]}")
+def pair(request, guest, tmp_path) -> Iterator[Pair]:
+    both = Pair(guest, tmp_path, *request.param)
+    yield both
+    both.clean_up()
+
+
+# --- Another machine --------------------------------------------------------------------------------
+
+OTHERS = {  # name -> the destination, what the source says
+    "ram-size": ((), {"memory": 128}, "Size mismatch: .*: 0x4000000 != 0x8000000"),
+    "no-disk": ((), {"disk": False}, r"There is no device '.*' \(virtio-blk-pci\) here"),
+    "one-more-device": (("-device", "virtio-scsi-pci,id=hba"), {},
+                        r"There is no device '.*' \(virtio-scsi-pci\) there"),
+    "cpus": (("-smp", "2"), {}, "The number of CPUs differs: 1 there, 2 here"),
+}
+
+
+@pytest.mark.parametrize("extra,machine,error", OTHERS.values(), ids=OTHERS)
+def test_another_machine_is_refused_before_the_source_stops(pair, extra, machine, error):
+    pair.start_target(*extra, **machine)
+    pair.reach("")
+    faults.back(pair, f"The destination refuses the machine: .*{error}")
+    assert not any(event["event"] == "STOP" for event in pair.source.qmp.events)
+
+
+def test_another_version_of_the_stream_is_refused(pair):
+    pair.reach("hello 1")
+    name = b"\x0estream-version\x04"  # a u32
+    payload = pair.held.data[relay.HEADER:-relay.TRAILER]
+    assert payload.count(name) == 1
+    newer = payload.replace(name + struct.pack("<I", 1), name + struct.pack("<I", 2))
+    assert newer != payload
+    pair.held.forward(relay.frame(0x01, newer))
+    faults.back(pair, "The version of the stream differs: 2 there, 1 here")
+
+
+# --- Somebody else's locks --------------------------------------------------------------------------
+
+TAKEN = "Failed to get .* lock: Is another process using the image"
+
+
+def let_a_stranger_be_quicker(pair: Pair) -> None:
+    """Who takes the locks when the source has given them up, before the destination does."""
+    pair.reach("released 1")
+    assert pair.stranger.take()
+    pair.held.forward()
+    pair.expect_target_gone(TAKEN)
+
+
+def test_the_source_takes_locks_back_that_a_stranger_has_for_a_while(pair):
+    let_a_stranger_be_quicker(pair)
+    pair.stranger.give_back()
+    faults.back(pair, f"The destination gives up: {TAKEN}")
+
+
+def test_the_source_waits_for_a_person_if_a_stranger_keeps_the_locks(pair):
+    let_a_stranger_be_quicker(pair)
+    pair.expect_status(pair.source, "failed", f"The machine stays paused, because {TAKEN}")
+    assert pair.source.status() == "paused"
+    pair.expect_refused(pair.source)
+    pair.stranger.give_back()
+    pair.source.qmp.execute("cont")
+    pair.expect_run("source")
+    pair.expect_no_leak(pair.source, pair.before)
+    pair.finish(pair.source)
+
+
+def test_a_stranger_gets_no_locks_once_the_destination_has_them(pair):
+    pair.reach("ack 1")
+    assert not pair.stranger.take()
+    faults.there(pair, "")
+
+
+def test_a_destination_that_locks_late_waits_for_a_person_if_a_stranger_was_quicker(pair):
+    pair.start_target(late=True)
+    pair.reach("go 1")
+    assert pair.stranger.take()
+    pair.held.forward()
+    faults.expect_left(pair)
+    pair.expect_status(pair.target, "failed", TAKEN)
+    assert pair.target.status() == "paused"
+    pair.expect_refused(pair.target)
+    pair.stranger.give_back()
+    pair.target.qmp.execute("cont")
+    pair.expect_run("target")
+    pair.finish(pair.target)
+
+
+# --- A host that has no more ------------------------------------------------------------------------
+
+def limit(pair: Pair, which: int, value: int) -> None:
+    resource.prlimit(pair.target.process.process.pid, which, (value, value))
+
+
+@pytest.mark.skipif(vm.address_sanitized(), reason="AddressSanitizer itself needs memory then")
+def test_a_destination_without_memory_for_its_threads_ends(pair):
+    pair.start_target()
+    limit(pair, resource.RLIMIT_AS, 1 << 20)  # less than it has: nothing more can be mapped
+    pair.reach("")
+    pair.expect_target_gone("Resource temporarily unavailable")
+    faults.back(pair, f"{faults.LOST}|The destination gives up: .*Resource temporarily unavailable")
+
+
+@pytest.mark.skipif(vm.address_sanitized(), reason="AddressSanitizer itself opens files then")
+def test_a_destination_without_descriptors_ends(pair):
+    pair.start_target()
+    limit(pair, resource.RLIMIT_NOFILE, 3)
+    pair.reach("")
+    pair.expect_target_gone("Too many open files")
+    faults.back(pair, faults.LOST)
