@@ -2,6 +2,7 @@
  * and "read", or what went wrong, and powers off. */
 #include "guest.inc"
 #include "disk.inc"
+#include "requests.inc"
 
 .set REQUESTS, 8
 .set SIZE, 65536
@@ -116,21 +117,11 @@ all_requests:
 wrong_data:
     movq $data_text, %rsi
     jmp complain
-wrong_status:
-    movq $status_text, %rsi
-    jmp complain
-came_twice:
-    movq $twice_text, %rsi
-complain:
-    call puts
-    jmp power_off
 
 .section .rodata
-written:     .asciz "written\n"
-read:        .asciz "read\n"
-data_text:   .asciz "wrong data\n"
-status_text: .asciz "wrong status\n"
-twice_text:  .asciz "a request came back that was not under way\n"
+written:   .asciz "written\n"
+read:      .asciz "read\n"
+data_text: .asciz "wrong data\n"
 
 .bss
 .balign 16
