@@ -34,7 +34,7 @@ BUILDS = {
 UNIT_FOLDERS = ["util", "memory", "block", "devices", "migration", "vmm"]
 LINTS = ["format", "budgets", "includes", "errors", "commits", "annotations"]
 FUZZ_TARGETS = ["options", "qmp", "bzimage", "elf", "blockdev", "virtqueue", "pci", "scsi_cdb",
-                "virtio_scsi", "migration", "multifd"]
+                "virtio_scsi", "migration", "multifd", "saved_state"]
 FULL = {"RHEA_TEST_SIZE": "full"}
 
 

@@ -69,8 +69,10 @@ class PciWorld {
   static constexpr uint64_t kRamBytes = uint64_t{4} << 30;
   static constexpr unsigned kVectors[2] = {2, 3};
 
+  using Serials = std::vector<devices::CharBackend*>;
+
   // Unchecked: the destructor gives the BQL back.
-  PciWorld() NO_THREAD_SAFETY_ANALYSIS {
+  explicit PciWorld(const Serials& serials = {}) NO_THREAD_SAFETY_ANALYSIS {
     bql.lock();
     loop_ = MUST(MainLoop::create());
     pool_ = std::make_unique<ThreadPool>(ThreadPool::Limits{});
@@ -85,14 +87,14 @@ class PciWorld {
                                                      .requests = requests_,
                                                      .vm_timers = *timers_,
                                                      .utc = clock_,
-                                                     .serials = {}}));
+                                                     .serials = serials}));
     MUST(machine_->add_devices());
     store_msi_->attach(machine_->memory());
     add_disk(0, {&loop_->block()}, fake_msi_);
     add_disk(1, {&thread_->context(), &thread_->context()}, *store_msi_);
     functions_[3].slot = 4;
     functions_[3].pin = 2;
-    add(std::make_shared<SpareFunction>(), functions_[3]);
+    plug(std::make_shared<SpareFunction>(), functions_[3].slot);
     machine_->reset();
   }
   // Unchecked: the constructor took the BQL.
@@ -112,6 +114,15 @@ class PciWorld {
   }
 
   vmm::PcMachine& machine() { return *machine_; }
+  MainLoop& loop() { return *loop_; }
+  block::Graph& graph() { return *graph_; }
+  void plug(std::shared_ptr<devices::PciDevice> device, unsigned slot) REQUIRES(bql) {
+    MUST(device->realize());
+    MUST(machine_->pci().add(device, slot));
+    devices_.push_back(std::move(device));
+  }
+  /// All that is plugged: two disks, the spare function and what came later.
+  const std::vector<std::shared_ptr<devices::PciDevice>>& plugged() const { return devices_; }
   /// The host bridge, two disks, the spare function.
   std::array<FunctionUnderTest, 4>& functions() { return functions_; }
   bool irq_level(unsigned wire) const { return irqs_.level(vmm::pc::kFirstIntxGsi + wire); }
@@ -148,11 +159,6 @@ class PciWorld {
     void io_error(const devices::IoError&) override {}
   };
 
-  void add(std::shared_ptr<devices::PciDevice> device, const FunctionUnderTest& f) REQUIRES(bql) {
-    MUST(device->realize());
-    MUST(machine_->pci().add(device, f.slot));
-    devices_.push_back(std::move(device));
-  }
   void add_disk(unsigned index, std::vector<AioContext*> queues, devices::MsiRouter& router)
       REQUIRES(bql) {
     const std::string id = "d" + std::to_string(index);
@@ -169,7 +175,7 @@ class PciWorld {
     f.pin = 1;
     f.virtio = pci.get();
     f.msi = &router == &fake_msi_ ? &fake_msi_ : nullptr;
-    add(std::move(pci), f);
+    plug(std::move(pci), f.slot);
   }
 
   RcuThread rcu_thread_;
