@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from lab import guest, host, kernel, runner, vmm
+from lab import guest, host, kernel, migrate_show, runner, vmm
 from lab.errors import LabError
 from lab.inside import machine
 from lab.paths import SCRIPTS
@@ -42,8 +42,9 @@ def say(text: str) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo")
-    parser.add_argument("show", nargs="?", choices=["unplug"])
+    parser.add_argument("show", nargs="?", choices=["unplug", "migrate"])
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of unplug")
+    parser.add_argument("--channels", type=int, default=2, metavar="N", help="of migrate")
     parser.add_argument("--batch", action="store_true")
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--cpus", type=int, default=1)
@@ -54,6 +55,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.rounds < 1:
         parser.error("--rounds: at least one")
+    if not 1 <= options.channels <= 255:
+        parser.error("--channels: from 1 to 255")
     return options
 
 
@@ -67,9 +70,8 @@ class Demo:
         say("getting Debian's kernel (from the cache, or one download of about 30 MB)")
         self.kernel = kernel.fetch(options.kernel, update=options.update)
         say(f"kernel: {self.kernel.package}")
-        unplug = options.show == "unplug"
-        script = BATCH_SCRIPT if options.batch and not unplug else None
-        modules = UNPLUG_MODULES if unplug else guest.POWER_BUTTON_MODULES
+        script = BATCH_SCRIPT if options.batch and not options.show else None
+        modules = UNPLUG_MODULES if options.show == "unplug" else guest.POWER_BUTTON_MODULES
         self.initrd = guest.initramfs(self.kernel, modules=modules, script=script)
         say(
             f"guest: {options.cpus} CPU, {options.memory} MiB, busybox; VMM: {self.vmm.binary}"
@@ -173,6 +175,40 @@ class Demo:
         elif event["event"] != "line":
             self._show_batch(event)
 
+    def migrate(self) -> int:
+        params = {
+            "cpus": self.options.cpus,
+            "memory": str(self.options.memory),
+            "channels": self.options.channels,
+            "timeout": self.options.timeout,
+        }
+        result = self._run("migrate", params, self._show_migrate, None)
+        problems = self._migrate_problems(result)
+        if problems:
+            return self._failed(result, problems)
+        for line in migrate_show.figures(result):
+            say(f"  {line}")
+        counted = len(migrate_show.ticks(result.case("migrate").data["console"]))
+        say(f"the guest counted to {counted} over both instances ({result.seconds:.1f} s)")
+        return 0
+
+    @staticmethod
+    def _migrate_problems(result: LabResult) -> list[str]:
+        if result.exit_status != 0:
+            return [result.problem or "the scenario failed"]
+        outcome = result.case("migrate")
+        if not outcome.ok:
+            return [outcome.error or "the show did not end"]
+        return migrate_show.problems(outcome.data)
+
+    def _show_migrate(self, event: Event) -> None:
+        if event["event"] == "line":
+            print(f"{event['vm']:<6}| {event['text']}", flush=True)
+        elif event["event"] == "vm" and event["vm"] == "second":
+            self.progress("the second instance starts, and waits for a machine")
+        else:
+            self._show_unplug(event)
+
     def interactive(self) -> int:
         say("the guest's shell follows; end with 'poweroff -f', or Ctrl-A X")
         if self.choice.where == "direct":
@@ -217,6 +253,7 @@ class Demo:
         on_event: runner.EventHandler,
         terminal: runner.Terminal | None,
     ) -> LabResult:
+        instances = 2 if scenario == "migrate" else 1
         limit = float("inf") if scenario == "interactive" else self.options.timeout
         if self.choice.where == "lab":
             self.progress("starting the nested machine (about 6 s)")
@@ -228,7 +265,7 @@ class Demo:
             timeout=limit,
             on_event=on_event,
             terminal=terminal,
-            memory_mib=LAB_MEMORY_MIB + self.options.memory,
+            memory_mib=LAB_MEMORY_MIB + instances * self.options.memory,
             choice=self.choice,
         )
 
@@ -241,8 +278,8 @@ def main() -> int:
         return 2
     try:
         demo = Demo(options)
-        if options.show == "unplug":
-            return demo.unplug()
+        if options.show:
+            return demo.unplug() if options.show == "unplug" else demo.migrate()
         return demo.batch() if options.batch else demo.interactive()
     except LabError as error:
         print(f"demo: {error}", file=sys.stderr)

@@ -27,7 +27,7 @@ FILL_COPIES = 32  # of the guest's busybox, 2 MB each
 FLUSHES = 100 if FULL else 12  # that a guest sees on each disk before the plug is pulled
 
 
-FIO, EJECT = Path("/usr/bin/fio"), Path("/usr/bin/eject")
+FIO, EJECT, BASH = Path("/usr/bin/fio"), Path("/usr/bin/eject"), Path("/bin/bash")
 FIO_JOB_MIB = 32 if FULL else 1
 FIO_DISK_SIZE = 4 * FIO_JOB_MIB << 20  # each disk's four jobs fill it
 # What lies on the discs that a CD drive is given.
@@ -58,6 +58,11 @@ def _root_with_fio() -> Path:
     )
 
 
+def _root_with_clock() -> Path:
+    clock = (HERE / "clock.sh").read_text()
+    return guest.root_image(192, programs=[FIO, BASH], texts={"clock.sh": clock})
+
+
 def _root_with_eject() -> Path:
     return guest.root_image(64, programs=[EJECT])
 
@@ -68,6 +73,17 @@ def _scsi(rounds: int, series: str = "6.1") -> Plan:
     machine = ["-machine", "pc,x-unplug-timeout=60"] if VMM == "rhea" else []
     params = {"rounds": rounds, "machine": machine}
     return Plan("scsi", 480 + 30 * rounds, params, series=series, disk=_root_with_fio)
+
+
+def _migration(hops: int, series: str = "6.1") -> Plan:
+    rhea = VMM == "rhea"
+    params = {
+        "channels": [[1, 2, 4, 0][number % 4] for number in range(hops)],
+        # The nested machine is slow: what is left would never fit the usual 300 ms.
+        "settings": {"downtime-limit": 1000, **({"x-page-checksum": True} if rhea else {})},
+        "file": ["file:", "file:"] if rhea else ["exec:cat > ", "exec:cat "],
+    }
+    return Plan("migration", 480 + 40 * hops, params, series=series, disk=_root_with_clock)
 
 
 PLANS = {
@@ -90,6 +106,8 @@ PLANS = {
     "scsi_6_12": _scsi(50, "6.12"),
     "scsi_cd": Plan("scsi_cd", 300, disk=_root_with_eject),
     "scsi_cd_6_12": Plan("scsi_cd", 300, series="6.12", disk=_root_with_eject),
+    "migration": _migration(10 if FULL else 3),
+    "migration_6_12": _migration(10, "6.12"),
     "power_cut": Plan("power_cut", 300),
     "fio": Plan(
         "fio",
@@ -124,6 +142,7 @@ FILES = {
     "power_cut": ("bzimage", "initrd_disk", "root"),
     "fio": ("bzimage", "initrd_disk"),
     "hotplug": ("bzimage", "initrd_disk", "root"),
+    "migration": ("bzimage", "initrd_disk"),
     "scsi": ("bzimage", "initrd_scsi", "root"),
     "scsi_cd": ("bzimage", "initrd_scsi", "one", "two"),
 }
@@ -173,6 +192,20 @@ def lab(request: pytest.FixtureRequest, lab_runs: Getter) -> LabResult:
     mark = request.node.get_closest_marker("lab_run")
     assert mark is not None
     return lab_runs(mark.args[0])
+
+
+def case(lab: LabResult, name: str) -> dict[str, Any]:
+    """What a case recorded; it must have passed."""
+    outcome = lab.case(name)
+    assert outcome.ok, f"{outcome.error}\n{lab.report()}"
+    return outcome.data
+
+
+def on_kernels(name: str) -> pytest.MarkDecorator:
+    """Marks a test of the lab run `name`: with Debian's 6.1, and at full size with 6.12."""
+    runs = [name, f"{name}_6_12"] if FULL else [name]
+    params = [pytest.param(run, marks=pytest.mark.lab_run(run)) for run in runs]
+    return pytest.mark.parametrize("run", params)
 
 
 def pytest_configure(config: pytest.Config) -> None:

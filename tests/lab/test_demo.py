@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import vmm
+from lab import migrate_show, vmm
 
 DEMO = [
     str(Path(__file__).resolve().parents[2] / "scripts" / "demo"),
@@ -81,36 +81,42 @@ def nested_machines(parent: int) -> list[int]:
     return found
 
 
+def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The demo without a terminal, to its end."""
+    return subprocess.run(
+        [*DEMO, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+
+
+def show(*arguments: str) -> list[str]:
+    """What a show that must succeed prints, line by line."""
+    done = run_demo(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
 @pytest.mark.timeout(400)
 def test_batch_runs_commands_in_the_guest_and_exits_0() -> None:
-    done = subprocess.run(
-        [*DEMO, "--batch"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^demo: running (directly|in the lab).*: .+$", done.stdout, re.MULTILINE)
-    assert re.search(r"^guest\| Linux .*cloud-amd64", done.stdout, re.MULTILINE)
-    assert re.search(r"^guest\| Mem: +\d+", done.stdout, re.MULTILINE)
-    assert re.search(r"^guest\| 0000:00:00\.0", done.stdout, re.MULTILINE)
+    lines = show("--batch")
+    for wanted in (
+        r"demo: running (directly|in the lab).*: .+$",
+        r"guest\| Linux .*cloud-amd64",
+        r"guest\| Mem: +\d+",
+        r"guest\| 0000:00:00\.0",
+    ):
+        assert any(re.match(wanted, line) for line in lines), wanted
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("what", ["--batch", "unplug"])
+@pytest.mark.parametrize("what", ["--batch", "unplug", "migrate"])
 def test_what_does_not_finish_in_time_has_failed(what: str) -> None:
-    done = subprocess.run(
-        [*DEMO, what, "--timeout", "0.5"],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    done = run_demo(what, "--timeout", "0.5")
     assert done.returncode == 1
     assert "FAILED" in done.stderr
 
 
 def test_interactive_mode_without_a_terminal_is_refused() -> None:
-    done = subprocess.run(
-        DEMO, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
+    done = run_demo()
     assert done.returncode == 2
     assert "needs a terminal" in done.stderr
 
@@ -162,15 +168,7 @@ def test_ctrl_a_x_quits_the_vmm() -> None:
 
 @pytest.mark.timeout(400)
 def test_unplug_shows_a_disk_come_and_go_under_io_and_exits_0() -> None:
-    done = subprocess.run(
-        [*DEMO, "unplug", "--batch", "--rounds", "2"],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
+    lines = show("unplug", "--batch", "--rounds", "2")
     deleted = [line for line in lines if line.startswith("event") and "DEVICE_DELETED" in line]
     paths = [json.loads(line.partition(" ")[2])["data"]["path"] for line in deleted]
     hot = "/machine/peripheral/hot"
@@ -181,3 +179,39 @@ def test_unplug_shows_a_disk_come_and_go_under_io_and_exits_0() -> None:
     typed = [line.partition("qmp.sock ")[2] for line in lines if line.startswith("$")]
     assert typed.count("device_del id=hot --wait DEVICE_DELETED:device=hot") == 2
     assert lines[-1].startswith("demo: the disk came and went 2 times, under I/O")
+
+
+@pytest.mark.timeout(400)
+def test_migrate_moves_a_counting_guest_and_exits_0() -> None:
+    lines = show("migrate", "--batch", "--channels", "3")
+    ticks = [match for line in lines if (match := re.match(r"(first |second)\| tick (\d+)$", line))]
+    assert {match[1] for match in ticks} == {"first ", "second"}
+    for name in ("setup", "pass 1", "stop", "last copy", "device state", "load", "resume"):
+        assert any(re.match(rf"demo:   {name} +[\d.]+ ms", line) for line in lines), name
+    assert any(re.match(r"demo:   downtime +[1-9]\d* ms", line) for line in lines)
+    assert re.match(r"demo: the guest counted to \d+ over both instances", lines[-1])
+
+
+GOOD_MOVE = {
+    "console": "guest# for ..\ntick 1\ntick 2\ntick 3\n^C\nguest# ",
+    "by_instance": [1, 1],
+    "exit_statuses": [0, 0],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({}, None),
+        ({"console": "guest# for ..\ntick 1\ntick 2\nti^C\nguest# "}, None),
+        ({"console": "guest# for ..\ntick 1\ntick 3\n^C"}, "'tick 3' instead of 'tick 2'"),
+        ({"console": "guest# for ..\ntick 1\ntick 1\n^C"}, "'tick 1' instead of 'tick 2'"),
+        ({"console": "guest# for ..\ntick 1\ntiick 2\n^C"}, "'tiick 2' instead of 'tick 2'"),
+        ({"console": "guest# for ..\n^C"}, "'(nothing)' instead of 'tick 1'"),
+        ({"by_instance": [3, 0]}, "one instance only"),
+        ({"exit_statuses": [0, 1]}, "exit statuses"),
+    ],
+)
+def test_what_a_moved_guest_must_not_do_fails_the_show(change: dict, complaint: str | None) -> None:
+    problems = migrate_show.problems({**GOOD_MOVE, **change})
+    assert [complaint in problem for problem in problems] == ([True] if complaint else [])

@@ -1,17 +1,11 @@
 """Stock Debian kernels use virtio-blk: root file system, queues on iothreads, live resize."""
 
 import pytest
-from conftest import FULL
+from conftest import FULL, case
 
 from lab.result import LabResult
 
 DISK = pytest.mark.lab_run("disk")
-
-
-def case(lab: LabResult, name: str) -> dict:
-    outcome = lab.case(name)
-    assert outcome.ok, f"{outcome.error}\n{lab.report()}"
-    return outcome.data
 
 
 @DISK

@@ -4,17 +4,11 @@ import re
 
 import pytest
 
-from conftest import FIO_DISK_SIZE
+from conftest import FIO_DISK_SIZE, case
 from lab.result import LabResult
 
 pytestmark = pytest.mark.lab_run("fio")
 DISKS = ("vdb", "vdc")
-
-
-def case(lab: LabResult, name: str) -> dict:
-    outcome = lab.case(name)
-    assert outcome.ok, f"{outcome.error}\n{lab.report()}"
-    return outcome.data
 
 
 def test_fio_reads_back_what_it_wrote(lab: LabResult) -> None:

@@ -2,8 +2,7 @@
 
 import re
 
-import pytest
-from conftest import FULL
+from conftest import case, on_kernels
 
 from lab.result import LabResult
 
@@ -13,20 +12,10 @@ DELETED = [{"path": f"{PATH}/virtio-backend"}, {"device": "hot", "path": PATH}]
 EXPECTED = re.compile(r"\bvdc\b")
 
 
-def case(lab: LabResult, name: str) -> dict:
-    outcome = lab.case(name)
-    assert outcome.ok, f"{outcome.error}\n{lab.report()}"
-    return outcome.data
+ON_KERNELS = on_kernels("hotplug")
 
 
-def on_kernels(test):
-    """With Debian's 6.1, and at full size with 6.12."""
-    runs = ["hotplug", "hotplug_6_12"] if FULL else ["hotplug"]
-    params = [pytest.param(run, marks=pytest.mark.lab_run(run)) for run in runs]
-    return pytest.mark.parametrize("run", params)(test)
-
-
-@on_kernels
+@ON_KERNELS
 def test_disks_are_pulled_and_pushed_under_fio(lab: LabResult, run: str) -> None:
     data = case(lab, "rounds")
     assert data["rounds"] == [[[0, "1\n"], DELETED, [1, "0\n"]]] * len(data["rounds"])
@@ -38,7 +27,7 @@ def test_disks_are_pulled_and_pushed_under_fio(lab: LabResult, run: str) -> None
     assert unexpected == []
 
 
-@on_kernels
+@ON_KERNELS
 def test_a_guest_survives_the_pull_of_a_disk_that_it_has_mounted(lab: LabResult, run: str) -> None:
     data = case(lab, "mounted")
     assert data["came"] == [0, "1\n"] and data["mounted"] == [0, "0\n"]
@@ -53,7 +42,7 @@ def test_a_guest_survives_the_pull_of_a_disk_that_it_has_mounted(lab: LabResult,
     assert data["exit_status"] == 0
 
 
-@on_kernels
+@ON_KERNELS
 def test_a_guest_without_its_hotplug_driver_is_told_of(lab: LabResult, run: str) -> None:
     data = case(lab, "deaf")
     assert data["came"] == [0, "1\n"]

@@ -5,7 +5,7 @@ import re
 import pytest
 
 import power_cut
-from conftest import FLUSHES
+from conftest import FLUSHES, case
 from lab.result import LabResult
 
 pytestmark = pytest.mark.lab_run("power_cut")
@@ -13,12 +13,6 @@ pytestmark = pytest.mark.lab_run("power_cut")
 TOTALS = re.compile(
     r"^Free (blocks|inodes) count wrong \(\d+, counted=\d+\)\.\nFix\? no$", re.MULTILINE
 )
-
-
-def case(lab: LabResult, name: str) -> dict:
-    outcome = lab.case(name)
-    assert outcome.ok, f"{outcome.error}\n{lab.report()}"
-    return outcome.data
 
 
 def lost(lab: LabResult, name: str, disk: str, *guests: str) -> set[int]:

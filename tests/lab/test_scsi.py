@@ -3,25 +3,11 @@
 import hashlib
 import re
 
-import pytest
-from conftest import DISCS, FULL
+from conftest import DISCS, case, on_kernels
 
 from lab.result import LabResult
 
 DATA_SECTORS = 32 << 11
-
-
-def case(lab: LabResult, name: str) -> dict:
-    outcome = lab.case(name)
-    assert outcome.ok, f"{outcome.error}\n{lab.report()}"
-    return outcome.data
-
-
-def on_kernels(name: str):
-    """With Debian's 6.1, and at full size with 6.12."""
-    runs = [name, f"{name}_6_12"] if FULL else [name]
-    params = [pytest.param(run, marks=pytest.mark.lab_run(run)) for run in runs]
-    return pytest.mark.parametrize("run", params)
 
 
 ON_DISKS, ON_CDS = on_kernels("scsi"), on_kernels("scsi_cd")

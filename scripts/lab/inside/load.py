@@ -13,20 +13,21 @@ def kernel_errors(vm: Vm) -> list[str]:
     return vm.console.run("dmesg -r | grep '^<[0-3]>' | cut -d']' -f2-")[1].splitlines()
 
 
-def start_load(vm: Vm, disk: str) -> None:
-    """The disk is written and verified all the time, until end_load()."""
-    vm.console.run(
-        f"rm -f /tmp/load; touch /tmp/go; (while [ -e /tmp/go ]; do {_verify(disk)} || "
-        "echo bad >> /tmp/load; echo turn >> /tmp/load; done) > /dev/null 2>&1 & "
-        "echo $! > /tmp/load.pid"
-    )
+def start_load(vm: Vm, *disks: str) -> None:
+    """The disks are written and verified all the time, until end_load()."""
+    vm.console.run("rm -f /tmp/load*; touch /tmp/go")
+    for disk in disks:
+        vm.console.run(
+            f"(while [ -e /tmp/go ]; do {_verify(disk)} || echo bad {disk} >> /tmp/load; "
+            "echo turn >> /tmp/load; done) > /dev/null 2>&1 & echo $! >> /tmp/load.pids"
+        )
 
 
 def end_load(vm: Vm) -> tuple[int, str]:
     """What there was: (0, "turn\\n") if nothing was bad."""
     return vm.console.run(
-        "rm /tmp/go; while [ -d /proc/$(cat /tmp/load.pid) ]; do sleep 0.1; done; "
-        "sort -u /tmp/load",
+        "rm /tmp/go; for pid in $(cat /tmp/load.pids); do "
+        "while [ -d /proc/$pid ]; do sleep 0.1; done; done; sort -u /tmp/load",
         timeout=180,
     )
 
@@ -41,5 +42,5 @@ def alive(vm: Vm, disk: str) -> tuple[int, str]:
 def _verify(disk: str) -> str:
     return (
         f"{FIO} --name=load --filename=/dev/{disk} --rw=randwrite --verify=crc32c "
-        "--verify_fatal=1 --output=/tmp/load.report"
+        f"--verify_fatal=1 --output=/tmp/load.{disk}"
     )

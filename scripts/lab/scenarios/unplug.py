@@ -1,12 +1,8 @@
 """scripts/demo unplug: a disk is pulled from a guest that is writing to it, and pushed in again."""
 
-import json
-import shlex
-
 from lab.inside.agent import Context
 from lab.inside.machine import expect_banner, linux
-from lab.inside.vm import Vm
-from qmp_client import Command, Message, parse_arguments, parse_script
+from lab.inside.show import Show
 
 IMAGE = "/tmp/hot.img"
 IMAGE_BYTES = 64 << 20
@@ -23,7 +19,7 @@ def run(ctx: Context) -> None:
         image.truncate(IMAGE_BYTES)
     options = linux(ctx, cpus=ctx.params["cpus"], memory=ctx.params["memory"])
     with ctx.case("unplug") as record, ctx.vm("guest", options, qmp=True) as vm:
-        show = Show(ctx, vm)
+        show = Unplug(ctx, vm)
         vm.monitor.negotiate()
         expect_banner(vm.console, ctx.params["timeout"])
         vm.console.login()
@@ -37,37 +33,11 @@ def run(ctx: Context) -> None:
         record["exit_status"] = vm.wait_exit()
 
 
-class Show:
-    """Does things where the spectator sees them: in the guest's shell, and on the monitor."""
-
-    def __init__(self, ctx: Context, vm: Vm) -> None:
-        self._ctx, self._vm = ctx, vm
-        vm.monitor.on_event = self._event
-
-    def _event(self, event: Message) -> None:
-        shown = {key: event[key] for key in ("event", "data") if key in event}
-        self._ctx.event("show", who="event", text=json.dumps(shown))
-
-    def qmp(self, line: str) -> None:
-        """A line as one types it behind `scripts/qmp SOCKET`."""
-        self._ctx.event("show", who="type", text=f"scripts/qmp qmp.sock {line}")
-        for step in parse_script(shlex.split(line)):
-            if isinstance(step, Command):
-                reply = self._vm.monitor.execute(step.name, parse_arguments(step.words))
-                self._ctx.event("show", who="reply", text=json.dumps(reply))
-            else:
-                self._vm.monitor.wait_event(step.pattern)
-
-    def shell(self, command: str) -> str:
-        """A command in the guest, and what it prints."""
-        self._ctx.event("show", who="guest", text=f"# {command}")
-        _, output = self._vm.console.run(command)
-        for line in output.splitlines():
-            self._ctx.event("show", who="guest", text=line)
-        return output
+class Unplug(Show):
+    """Pushes the disk in and pulls it out."""
 
     def _quietly(self, command: str) -> str:
-        return self._vm.console.run(command)[1].strip()
+        return self.vm.console.run(command)[1].strip()
 
     def round(self) -> dict[str, str]:
         """In, at work, and out again."""
