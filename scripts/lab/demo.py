@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from lab import guest, host, kernel, migrate_show, runner, vmm
+from lab import guest, host, kernel, migrate_show, runner, unplug_show, vmm
 from lab.errors import LabError
 from lab.inside import machine
 from lab.paths import SCRIPTS
@@ -157,17 +157,7 @@ class Demo:
         outcome = result.case("unplug")
         if not outcome.ok:
             return [outcome.error or "the show did not end"]
-        problems = []
-        for number, seen in enumerate(outcome.data["rounds"], 1):
-            if " vda\n" not in seen["there"]:
-                problems.append(f"round {number}: the guest did not see the disk come")
-            if not re.search(r"(No such device|Input/output|I/O) ?", seen["last_words"]):
-                problems.append(f"round {number}: the writer did not notice: {seen['last_words']}")
-            if "vda" in seen["gone"]:
-                problems.append(f"round {number}: the guest still has the disk")
-        if outcome.data["exit_status"] != 0:
-            problems.append(f"the VMM's exit status is {outcome.data['exit_status']}")
-        return problems
+        return unplug_show.problems(outcome.data)
 
     def _show_unplug(self, event: Event) -> None:
         if event["event"] == "show":

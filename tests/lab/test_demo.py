@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import migrate_show, vmm
+from lab import migrate_show, unplug_show, vmm
 
 DEMO = [
     str(Path(__file__).resolve().parents[2] / "scripts" / "demo"),
@@ -179,6 +179,32 @@ def test_unplug_shows_a_disk_come_and_go_under_io_and_exits_0() -> None:
     typed = [line.partition("qmp.sock ")[2] for line in lines if line.startswith("$")]
     assert typed.count("device_del id=hot --wait DEVICE_DELETED:device=hot") == 2
     assert lines[-1].startswith("demo: the disk came and went 2 times, under I/O")
+
+
+GOOD_ROUND = {
+    "there": " 254 0 65536 vda\n",
+    "last_words": "dd: can't open '/proc/self/fd/3': No such device or address",
+    "gone": "major minor #blocks name\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({}, None),
+        ({"last_words": "dd: error writing '/proc/self/fd/3': Input/output error"}, None),
+        ({"last_words": "dd: error writing '/proc/self/fd/3': No space left on device"}, None),
+        ({"last_words": ""}, "round 1: the writer did not notice"),
+        ({"last_words": "dd: invalid number 'x'"}, "round 1: the writer did not notice"),
+        ({"there": "major minor #blocks name\n"}, "round 1: the guest did not see the disk come"),
+        ({"gone": " 254 0 65536 vda\n"}, "round 1: the guest still has the disk"),
+    ],
+)
+def test_what_a_guest_must_see_of_its_disk_fails_the_show(
+    change: dict, complaint: str | None
+) -> None:
+    problems = unplug_show.problems({"rounds": [{**GOOD_ROUND, **change}], "exit_status": 0})
+    assert [complaint in problem for problem in problems] == ([True] if complaint else [])
 
 
 @pytest.mark.timeout(400)
