@@ -249,9 +249,9 @@ TEST_CASE("T004e: a unit leaves wherever a migration stands, and what it wrote t
     CHECK(leave_at(point, 1, channels, Leaving::kTells));
 }
 
-TEST_CASE("T004e twin: what a unit keeps to itself as it leaves is missing there",
-          "[migration][multifd]") {
-  CHECK_FALSE(leave_at("Source: a pass is sent", 1, 4, Leaving::kForgets));
+TEST_CASE("T004e twin: what a unit keeps to itself as it leaves is missing there", "[migration]") {
+  // Without channels, which may be slow: what is sent has been read.
+  CHECK_FALSE(leave_at("Source: a pass is sent", 1, 0, Leaving::kForgets));
 }
 
 TEST_CASE("T004e: RAM that is unplugged by force is sent to its end", "[migration][multifd]") {
