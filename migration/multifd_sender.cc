@@ -68,15 +68,23 @@ Result<void> MultifdSender::take_idle_token() {
   return first_error();
 }
 
+/// The one that has carried least, so that one which was busy for long catches up. Nobody waits for
+/// it: a path that is slower than the others carries less.
 MultifdSender::ChannelState& MultifdSender::find_free_channel() {
-  for (size_t step = 0; step < channels_.size(); ++step) {
-    ChannelState& channel = *channels_[next_];
-    next_ = (next_ + 1) % channels_.size();
+  ChannelState* least = nullptr;
+  uint64_t least_bytes = 0;
+  for (const auto& channel : channels_) {
     // acquire: pairs with the release store in do_job(), and the exchange in take_back_job(); the
     // batch is ours
-    if (channel.job.load(std::memory_order_acquire) == JobSlot::kEmpty) return channel;
+    if (channel->job.load(std::memory_order_acquire) != JobSlot::kEmpty) continue;
+    // relaxed: all of its jobs are done, and who writes a sync's few bytes does not matter
+    const uint64_t bytes = channel->bytes.load(std::memory_order_relaxed);
+    if (least != nullptr && bytes >= least_bytes) continue;
+    least = channel.get();
+    least_bytes = bytes;
   }
-  RHEA_UNREACHABLE("a token, and no channel without a job");  // I2
+  RHEA_CHECK(least != nullptr, "a token, and no channel without a job");  // I2
+  return *least;
 }
 
 Result<void> MultifdSender::hand_out_batch() {

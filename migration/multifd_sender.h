@@ -159,7 +159,6 @@ class MultifdSender {
   Guarded<std::optional<Error>> error_;
   // The migration thread's.
   PageBatch batch_;
-  size_t next_ = 0;
   uint64_t syncs_ = 0;
   bool finished_ = false;
 };

@@ -7,6 +7,7 @@
 
 #include "tests/support/watchdog.h"
 #include "tests/unit/migration/multifd_fixture.h"
+#include "util/one_shot_event.h"
 
 using namespace rhea;
 using namespace rhea::migration;
@@ -133,6 +134,40 @@ TEST_CASE("Multifd: each channel carries its share", "[migration][multifd]") {
   }
   CHECK(sum == migration.sender->stats().bytes);
   migration.finish();
+}
+
+TEST_CASE("Multifd: a channel that was held up catches up", "[migration][multifd]") {
+  const Watchdog watchdog("multifd held up", 600s);
+  constexpr uint32_t kBatches = 20;
+  const auto source = make_ram(kPacketPages);  // zeros: nobody needs to read what is sent of them
+  Links links(2, Links::Kind::kSockets);
+  OneShotEvent road_is_clear;
+  const auto connect = links.connect();
+  const auto sender =
+      MUST(MultifdSender::create(sender_config({}, *source), [&](unsigned n, auto cancel) {
+        if (n == 1) road_is_clear.wait();
+        return connect(n, std::move(cancel));
+      }));
+  const auto send_batch = [&] {
+    for (uint32_t page = 0; page < kPacketPages; ++page) {
+      Migration::MUST_OK(sender->queue_page(0, page));
+    }
+  };
+  for (uint32_t i = 0; i < kBatches; ++i) send_batch();
+  road_is_clear.set();
+  MUST(sender->sync(SyncKind::kLocal));
+  const auto before = sender->bytes_per_channel();
+  // One at a time, so that both are free, and the other would get every second.
+  for (uint32_t i = 0; i < kBatches; ++i) {
+    send_batch();
+    MUST(sender->sync(SyncKind::kLocal));
+  }
+  Migration::MUST_OK(sender->finish());
+  const auto after = sender->bytes_per_channel();
+  const uint64_t packet = kPacketHeaderBytes + kPacketPages * sizeof(uint32_t);
+  CHECK(before[0] > before[1] + 10 * packet);
+  CHECK(after[0] <= after[1] + packet);
+  CHECK(after[1] <= after[0] + packet);
 }
 
 TEST_CASE("Multifd: several blocks keep their pages apart", "[migration][multifd]") {
