@@ -5,7 +5,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "memory/touched_pages.h"
+#include "memory/holes.h"
 #include "migration/zero_page.h"
 
 // glibc 2.36 has the calls but not yet the names.
@@ -42,10 +42,12 @@ std::vector<RamView> arriving_views(const std::vector<std::shared_ptr<memory::Ra
   std::vector<RamView> views;
   for (const auto& block : blocks) {
     RamView& view = views.emplace_back(ram_view(*block));
-    if (auto touched = memory::touched_pages(*block)) {
-      view.content = RamView::Content::kFresh;
-      view.touched = std::move(*touched);
-    }
+    auto holes = memory::Holes::of(*block);
+    if (!holes) continue;
+    view.content = RamView::Content::kFresh;
+    view.touched.resize(view.pages());
+    for (uint64_t page = 0; page < view.pages(); ++page)
+      view.touched[page] = !holes->contains(page);
   }
   return views;
 }

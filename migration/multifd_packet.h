@@ -44,14 +44,15 @@ struct RamView {
   std::span<std::byte> bytes;
   uint64_t page_bytes = kPageBytes;  ///< what the host backs it with; a huge page is kept whole
   Content content = Content::kUnknown;
-  std::vector<bool> touched{};  ///< by page; empty: none
+  std::vector<bool> touched{};              ///< by page; empty: none
+  const memory::RamBlock* block = nullptr;  ///< whose bytes these are, if they are a block's
 
   uint64_t pages() const noexcept { return bytes.size() / kPageBytes; }
 };
 
 inline RamView ram_view(const memory::RamBlock& block,
                         RamView::Content content = RamView::Content::kUnknown) {
-  return {block.bytes(), block.page_bytes(), content};
+  return {block.bytes(), block.page_bytes(), content, {}, &block};
 }
 
 /// Errors: kInvalidArgument when an index on the wire could not name every page.

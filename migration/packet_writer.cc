@@ -25,7 +25,7 @@ void PacketWriter::FreeContext::operator()(ZSTD_CCtx_s* context) const noexcept 
 
 PacketWriter::PacketWriter(unsigned channel, std::span<const RamView> ram,
                            const PacketOptions& options)
-    : channel_(static_cast<uint16_t>(channel)), ram_(ram), options_(options) {}
+    : channel_(static_cast<uint16_t>(channel)), ram_(ram), leaving_(ram), options_(options) {}
 
 PacketWriter::~PacketWriter() = default;
 
@@ -73,8 +73,9 @@ Result<void> PacketWriter::sync(Channel& out, uint64_t number) {
 void PacketWriter::sort_pages(PacketHeader& header, const PageBatch& batch) {
   const std::span<std::byte> ram = ram_[header.block].bytes;
   std::array<uint32_t, kPacketPages> empty;
+  leaving_.begin(header.block);
   for (uint32_t index : batch.indices()) {
-    if (is_zero_page(Page(page_at(ram, index), kPageBytes))) {
+    if (leaving_.is_hole(index) || is_zero_page(Page(page_at(ram, index), kPageBytes))) {
       empty[header.empty_pages++] = index;
     } else {
       indices_[header.normal_pages++] = index;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "migration/channel.h"
+#include "migration/leaving_ram.h"
 #include "migration/multifd_packet.h"
 #include "util/endian.h"
 #include "util/error.h"
@@ -66,6 +67,7 @@ class PacketWriter {
 
   const uint16_t channel_;
   const std::span<const RamView> ram_;
+  LeavingRam leaving_;
   const PacketOptions options_;
   uint64_t sequence_ = 0;
   PacketHeaderBytes header_{};

@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "migration/zero_page.h"
 #include "util/check.h"
@@ -48,9 +49,8 @@ uint32_t checksum_of(std::span<const iovec> parts) {
 
 }  // namespace
 
-PageSender::PageSender(FrameLink& link, std::vector<std::shared_ptr<memory::RamBlock>> blocks,
-                       PageChecksum checksum)
-    : link_(link), blocks_(std::move(blocks)), checksum_(checksum) {
+PageSender::PageSender(FrameLink& link, std::vector<RamView> ram, PageChecksum checksum)
+    : link_(link), ram_(std::move(ram)), leaving_(ram_), checksum_(checksum) {
   if (checksum_ == PageChecksum::kYes) copy_.resize(kMaxFramePages * kPage);
 }
 
@@ -59,8 +59,13 @@ void PageSender::sort_out(const DirtyPages& batch) {
   normal_.clear();
   zero_.clear();
   parts_.clear();
-  std::byte* const ram = blocks_[batch.block]->host();
+  std::byte* const ram = ram_[batch.block].bytes.data();
+  leaving_.begin(batch.block);
   for (const uint32_t number : batch.pages) {
+    if (leaving_.is_hole(number)) {
+      zero_.push_back(number);
+      continue;
+    }
     std::byte* page = ram + number * kPage;
     if (checksum_ == PageChecksum::kYes) {
       std::byte* const copy = copy_.data() + normal_.size() * kPage;

@@ -11,6 +11,7 @@
 #include "memory/ram_block.h"
 #include "migration/arriving_ram.h"
 #include "migration/frame_link.h"
+#include "migration/leaving_ram.h"
 #include "migration/ram_scan.h"
 #include "util/error.h"
 
@@ -36,8 +37,7 @@ inline constexpr size_t kMaxFramePages = 512;
 /// Thread: one. Units: pages of memory::kDirtyPageBytes.
 class PageSender {
  public:
-  PageSender(FrameLink& link, std::vector<std::shared_ptr<memory::RamBlock>> blocks,
-             PageChecksum checksum);
+  PageSender(FrameLink& link, std::vector<RamView> ram, PageChecksum checksum);
 
   /// At most kMaxFramePages.
   Result<PageCounts> send(const DirtyPages& batch);
@@ -46,7 +46,8 @@ class PageSender {
   void sort_out(const DirtyPages& batch);
 
   FrameLink& link_;
-  const std::vector<std::shared_ptr<memory::RamBlock>> blocks_;
+  const std::vector<RamView> ram_;
+  LeavingRam leaving_;
   const PageChecksum checksum_;
   std::vector<uint32_t> normal_, zero_;
   std::vector<iovec> parts_;

@@ -10,15 +10,17 @@ Result<std::unique_ptr<RamSender>> RamSender::create(
     FrameLink& link, const std::vector<std::shared_ptr<memory::RamBlock>>& blocks,
     const RamOptions& options, uint64_t session, std::shared_ptr<BandwidthLimit> limit,
     MultifdSender::Connect connect) {
+  std::vector<RamView> ram;
+  for (const auto& block : blocks) ram.push_back(ram_view(*block));
   std::unique_ptr<PageSender> pages;
   std::unique_ptr<MultifdSender> channels;
   if (options.channels == 0) {
-    pages = std::make_unique<PageSender>(link, blocks, options.checksum);
+    pages = std::make_unique<PageSender>(link, std::move(ram), options.checksum);
   } else {
     MultifdSender::Config config;
     config.channels = options.channels;
     config.session = session;
-    for (const auto& block : blocks) config.ram.push_back(ram_view(*block));
+    config.ram = std::move(ram);
     config.packets.compression = options.compression;
     config.packets.zstd_level = options.zstd_level;
     if (options.checksum == PageChecksum::kYes)

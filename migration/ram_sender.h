@@ -25,7 +25,8 @@ struct RamOptions {
 /// Thread: one; cancel() and the figures from any.
 class RamSender {
  public:
-  /// `connect`: opens one more channel; `session`: what it says first. `limit`: of the channels.
+  /// `blocks` outlive it. `connect`: opens one more channel; `session`: what it says first.
+  /// `limit`: of the channels.
   static Result<std::unique_ptr<RamSender>> create(
       FrameLink& link, const std::vector<std::shared_ptr<memory::RamBlock>>& blocks,
       const RamOptions& options, uint64_t session, std::shared_ptr<BandwidthLimit> limit,

@@ -1,6 +1,7 @@
-"""A destination whose host runs out of memory while pages arrive: it says so and ends, and the source goes on.
+"""A host that runs out of memory: a destination says so and ends while pages arrive, and the source goes on;
+and a source takes none for what its guest has not touched.
 
-Its RAM is a file on a tmpfs that has no more room at some point. The relay, the witness and the outcomes are those
+The RAM is a file on a tmpfs that has no more room at some point. The relay, the witness and the outcomes are those
 of `test_migration_faults.py`.
 """
 
@@ -50,3 +51,20 @@ def test_zeros_take_no_memory(pair, tmp_path):
         pair.expect_status(pair.target, "completed")
         pair.expect_run("target")
         pair.finish(None)
+
+
+@pytest.mark.parametrize("way", [(0, "unix"), (2, "unix")])
+def test_a_source_takes_no_memory_for_what_is_not_there(guest, tmp_path, way):
+    """Where it looked at all pages it would die of a SIGBUS."""
+    with full_tmpfs(tmp_path / "memory", SIZE, ENOUGH) as tmpfs:
+        ram = tmpfs.path / "ram"
+        pair = Pair(guest, tmp_path, *way, ram=ram)
+        try:
+            before = ram.stat().st_blocks
+            pair.reach("")
+            pair.expect_status(pair.source, "completed")
+            pair.expect_run("target")
+            assert (ram.stat().st_blocks - before) * 512 < MIB
+            pair.finish(None)
+        finally:
+            pair.clean_up()

@@ -35,7 +35,8 @@ class Pair:
     GUEST = "dirtier"
     PATIENCE_S = FIRST_BEATS_S
 
-    def __init__(self, guest: Any, folder: pathlib.Path, channels: int, transport: str) -> None:
+    def __init__(self, guest: Any, folder: pathlib.Path, channels: int, transport: str,
+                 ram: pathlib.Path | None = None) -> None:
         self.guest, self.folder = guest, folder
         self.channels, self.transport = channels, transport
         self.witness = Witness(self.PATIENCE_S)
@@ -47,7 +48,7 @@ class Pair:
         self.relay: Relay | None = None
         self.held: Held | None = None
         self.moment = ""
-        self.source = self.start("source")
+        self.source = self.start("source", ram=ram)
         self.expect_run("source")
         self.before = held_by(self.source)
 

@@ -72,7 +72,8 @@ std::string over_main(const std::shared_ptr<memory::RamBlock>& from,
   Ends ends = socket_ends();
   FrameLink out(*ends.out);
   FrameLink in(*ends.in);
-  RHEA_CHECK(PageSender(out, {from}, PageChecksum::kNo).send({.block = 0, .pages = pages}));
+  RHEA_CHECK(
+      PageSender(out, {ram_view(*from)}, PageChecksum::kNo).send({.block = 0, .pages = pages}));
   const Frame frame = MUST(in.receive());
   const auto received = PageReceiver(in, {to}).receive(frame.payload);
   return received.has_value() ? "" : received.error().message();
@@ -134,4 +135,38 @@ TEST_CASE("PageReceiver: a host without memory is named, whatever the pages hold
   CHECK(over_main(from, short_ram(), {0, 5}) == no_memory(1));
   CHECK(over_main(from, short_ram(), {0, 4, 5, 6}) == no_memory(3));
   CHECK(over_main(from, short_ram(), {0, 7}).empty());  // known to be zero already
+}
+
+// A look into the hole behind the file's end would be a SIGBUS, as one into a hole of a file on a
+// full tmpfs.
+TEST_CASE("LeavingRam: holes of a file are sent as zeros, and not looked into", "[migration]") {
+  const auto from = short_ram();
+  std::ranges::fill(page_of(*from, 1), std::byte{8});
+  const auto to = make_ram(kPages);
+  std::ranges::fill(page_of(*to, kPages - 1), std::byte{9});
+  CHECK(over_main(from, to, {0, 1, 2, 3, 4, 5, 6, 7}).empty());
+  CHECK(page_of(*to, 1).front() == std::byte{8});
+  CHECK(page_of(*to, kPages - 1).front() == std::byte{0});
+
+  const std::vector<RamView> views{ram_view(*from)};
+  const auto writer = MUST(PacketWriter::create(3, views, {}));
+  PageBatch batch;
+  for (uint32_t page = 0; page < kPages; ++page) batch.pages[batch.count++] = page;
+  Ends ends = socket_ends();
+  const auto written = MUST(writer->pages(*ends.out, batch));
+  CHECK(written.normal_pages == 1);
+  CHECK(written.empty_pages == kPages - 1);
+}
+
+TEST_CASE("LeavingRam: what is stored into a hole is sent next time", "[migration]") {
+  const auto from = short_ram();
+  const std::vector<RamView> views{ram_view(*from)};
+  const auto writer = MUST(PacketWriter::create(3, views, {}));
+  PageBatch batch;
+  batch.count = 1;
+  batch.pages[0] = 2;
+  Ends ends = socket_ends();
+  CHECK(MUST(writer->pages(*ends.out, batch)).empty_pages == 1);
+  std::ranges::fill(page_of(*from, 2), std::byte{8});
+  CHECK(MUST(writer->pages(*ends.out, batch)).normal_pages == 1);
 }

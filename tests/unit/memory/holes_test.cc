@@ -1,14 +1,18 @@
-#include "memory/touched_pages.h"
+#include "memory/holes.h"
 
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/support/temp_dir.h"
 #include "util/check.h"
@@ -37,11 +41,20 @@ void store(const RamBlock& block, uint64_t page) {
   block.host()[page * kDirtyPageBytes + 9] = std::byte{1};
 }
 
+/// The pages that are no holes.
+std::optional<std::vector<bool>> touched_pages(const RamBlock& block) {
+  auto holes = Holes::of(block);
+  if (!holes) return {};
+  std::vector<bool> touched(kPages);
+  for (uint64_t page = 0; page < kPages; ++page) touched[page] = !holes->contains(page);
+  return touched;
+}
+
 auto count(const std::vector<bool>& pages) { return std::ranges::count(pages, true); }
 
 }  // namespace
 
-TEST_CASE("TouchedPages: private memory is touched where it was stored to", "[memory]") {
+TEST_CASE("Holes: private memory is touched where it was stored to", "[memory]") {
   for (const Type type : {Type::kAnonymous, Type::kMemfd}) {
     const auto block = make(type, false);
     auto touched = touched_pages(*block);
@@ -56,7 +69,7 @@ TEST_CASE("TouchedPages: private memory is touched where it was stored to", "[me
   }
 }
 
-TEST_CASE("TouchedPages: a shared memfd is touched where anybody has stored to it", "[memory]") {
+TEST_CASE("Holes: a shared memfd is touched where anybody has stored to it", "[memory]") {
   const auto block = make(Type::kMemfd, true);
   CHECK(count(touched_pages(*block).value()) == 0);
   store(*block, 0);
@@ -69,8 +82,29 @@ TEST_CASE("TouchedPages: a shared memfd is touched where anybody has stored to i
   CHECK(count(touched) < static_cast<long>(kPages));
 }
 
-TEST_CASE("TouchedPages: what a file held before counts, also for who only has a copy",
-          "[memory]") {
+TEST_CASE("Holes: one that has been stored to is none after a refresh", "[memory]") {
+  for (const auto& [type, share] :
+       {std::pair(Type::kAnonymous, false), {Type::kMemfd, false}, {Type::kMemfd, true}}) {
+    const auto block = make(type, share);
+    auto holes = Holes::of(*block).value();
+    CHECK(holes.contains(7));
+    store(*block, 7);
+    holes.refresh();
+    CHECK_FALSE(holes.contains(7));
+    CHECK(holes.contains(1500));
+  }
+}
+
+TEST_CASE("Holes: to ask for them makes none of them anything", "[memory]") {
+  const auto block = make(Type::kMemfd, true);
+  auto holes = Holes::of(*block).value();
+  for (uint64_t page = 0; page < kPages; ++page) REQUIRE(holes.contains(page));
+  struct stat file{};
+  REQUIRE(::fstat(block->fd(), &file) == 0);
+  CHECK(file.st_blocks == 0);
+}
+
+TEST_CASE("Holes: what a file held before counts, also for who only has a copy", "[memory]") {
   const Fd file(::memfd_create("old", MFD_CLOEXEC));
   REQUIRE(::ftruncate(file.get(), kBytes) == 0);
   REQUIRE(::pwrite(file.get(), "old", 3, 1000 * kDirtyPageBytes) == 3);
@@ -82,7 +116,7 @@ TEST_CASE("TouchedPages: what a file held before counts, also for who only has a
   }
 }
 
-TEST_CASE("TouchedPages: nothing is said of a file that is not in memory", "[memory]") {
+TEST_CASE("Holes: nothing is said of a file that is not in memory", "[memory]") {
   const TempDir directory;
   struct statfs fs{};
   REQUIRE(::statfs(directory.file("").c_str(), &fs) == 0);
