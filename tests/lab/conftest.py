@@ -87,10 +87,10 @@ def _migration(hops: int, series: str = "6.1") -> Plan:
 
 
 PLANS = {
-    "boot": Plan("boot", 240),
+    "boot": Plan("boot", 480),
     "life": Plan(
         "life",
-        300,
+        600,
         {
             "exit_0_script": guest.run_argument("true\n"),
             "big_ram_mib": BIG_RAM_MIB,
@@ -104,22 +104,22 @@ PLANS = {
     "hotplug_6_12": Plan("hotplug", 600, {"rounds": 50}, series="6.12", disk=_root_with_fio),
     "scsi": _scsi(50 if FULL else 3),
     "scsi_6_12": _scsi(50, "6.12"),
-    "scsi_cd": Plan("scsi_cd", 300, disk=_root_with_eject),
-    "scsi_cd_6_12": Plan("scsi_cd", 300, series="6.12", disk=_root_with_eject),
+    "scsi_cd": Plan("scsi_cd", 480, disk=_root_with_eject),
+    "scsi_cd_6_12": Plan("scsi_cd", 480, series="6.12", disk=_root_with_eject),
     "migration": _migration(10 if FULL else 3),
     "migration_6_12": _migration(10, "6.12"),
-    "power_cut": Plan("power_cut", 300),
+    "power_cut": Plan("power_cut", 480),
     "fio": Plan(
         "fio",
-        600 if FULL else 300,
+        600 if FULL else 480,
         {
             "job_size": f"{FIO_JOB_MIB}m",
             "disk_size": FIO_DISK_SIZE,
-            "timeout": 500 if FULL else 120,
+            "timeout": 500 if FULL else 300,
         },
         disk=_root_with_fio,
     ),
-    "boot_6_12": Plan("boot", 240, {"boots": ["one_cpu", "pvh"]}, series="6.12"),
+    "boot_6_12": Plan("boot", 480, {"boots": ["one_cpu", "pvh"]}, series="6.12"),
 }
 MAKERS: dict[str, Callable[[kernel.Kernel], Path]] = {
     "bzimage": lambda linux: linux.bzimage,

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable
 
-from lab.inside.pump import Pump, WaitTimeout
+from lab.inside.pump import PATIENCE_S, Pump, WaitTimeout
 
 # Line editing asks for the cursor position and moves about; none of that is text.
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\r")
@@ -75,7 +75,7 @@ class Console:
         for fd in {self._out_fd, self._in_fd}:
             os.close(fd)
 
-    def expect(self, pattern: str, timeout: float = 120) -> re.Match[str]:
+    def expect(self, pattern: str, timeout: float = PATIENCE_S) -> re.Match[str]:
         """Waits until `pattern` appears behind the cursor, then puts the cursor behind it."""
         expression = re.compile(pattern, re.MULTILINE)
         found: list[re.Match[str]] = []
@@ -102,11 +102,11 @@ class Console:
         """Types text. Short enough for the pipe, so it cannot block on a stuck guest."""
         os.write(self._in_fd, text.encode())
 
-    def login(self, timeout: float = 120) -> None:
+    def login(self, timeout: float = PATIENCE_S) -> None:
         """Waits for the guest's shell prompt."""
         self.expect(PROMPT, timeout)
 
-    def run(self, command: str, timeout: float = 60) -> tuple[int, str]:
+    def run(self, command: str, timeout: float = PATIENCE_S) -> tuple[int, str]:
         """Runs a command in the guest's shell: (exit status, output without echo)."""
         # The marks are quoted in two pieces, so the terminal's echo of the line is not a mark.
         self.send(f"echo '<''<<'; {command}; echo '>''>>'$?\n")

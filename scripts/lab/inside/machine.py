@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from lab.inside.agent import Context
 from lab.inside.console import Console
+from lab.inside.pump import PATIENCE_S
 
 BASE = (
     "-machine",
@@ -47,7 +48,7 @@ def linux(
     ]
 
 
-def expect_banner(console: Console, timeout: float = 120) -> tuple[str, int]:
+def expect_banner(console: Console, timeout: float = PATIENCE_S) -> tuple[str, int]:
     """Waits for the guest's init: (kernel release, number of CPUs)."""
     match = console.expect(r"^lab: guest is up, Linux (\S+), (\d+) CPU", timeout)
     return match.group(1), int(match.group(2))

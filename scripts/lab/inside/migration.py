@@ -7,7 +7,6 @@ from typing import Any
 from lab.inside.vm import Vm
 
 OVER = ("completed", "failed", "cancelled")
-LIMIT_S = 120
 
 
 def configure(vm: Vm, channels: int, **settings: Any) -> None:
@@ -30,7 +29,7 @@ def listen(vm: Vm, uri: str) -> str:
 
 def finish(vm: Vm) -> dict[str, Any]:
     """Waits until the migration that goes on is over; what query-migrate says then."""
-    while vm.monitor.wait_event("MIGRATION", LIMIT_S)["data"]["status"] not in OVER:
+    while vm.monitor.wait_event("MIGRATION")["data"]["status"] not in OVER:
         pass
     return vm.monitor.execute("query-migrate")
 

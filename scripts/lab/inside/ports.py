@@ -9,10 +9,12 @@ import select
 import socket
 import time
 
+from lab.inside.pump import PATIENCE_S
+
 _NETLINK_KOBJECT_UEVENT = 15
 
 
-def open_port(path: str, flags: int, timeout: float = 30) -> int:
+def open_port(path: str, flags: int, timeout: float = PATIENCE_S) -> int:
     """Opens `path` as soon as it exists; FileNotFoundError after `timeout` seconds."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_KOBJECT_UEVENT) as uevents:
         uevents.bind((0, 1))

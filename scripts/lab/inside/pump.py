@@ -8,6 +8,10 @@ import selectors
 import time
 from collections.abc import Callable
 
+# Of a wait for what must come. On a busy host a nested guest may take a minute for a command, and who
+# hangs has the same time.
+PATIENCE_S = 180.0
+
 
 class WaitTimeout(Exception):
     """Something awaited did not come; the text says what, and what was seen instead."""

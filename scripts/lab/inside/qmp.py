@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lab.inside.pump import Pump, WaitTimeout
+from lab.inside.pump import PATIENCE_S, Pump, WaitTimeout
 from qmp_client import Conversation, Message, Pattern
 
 
@@ -61,17 +61,17 @@ class QmpClient:
             self._sock.close()
             self.closed = True
 
-    def wait_greeting(self, timeout: float = 30) -> Message:
+    def wait_greeting(self, timeout: float = PATIENCE_S) -> Message:
         self._pump.wait(lambda: self.greeting is not None or self.closed, timeout)
         if self.greeting is None:
             raise WaitTimeout("no QMP greeting" + (": connection closed" if self.closed else ""))
         return self.greeting
 
-    def negotiate(self, timeout: float = 30) -> None:
+    def negotiate(self, timeout: float = PATIENCE_S) -> None:
         self.wait_greeting(timeout)
         self.execute("qmp_capabilities")
 
-    def execute(self, command: str, arguments: Message | None = None, timeout: float = 30) -> Any:
+    def execute(self, command: str, arguments: Message | None = None, timeout: float = PATIENCE_S) -> Any:
         """Sends a command and returns its value; QmpError carries the server's words."""
         number, data = self._talk.request(command, arguments)
         self._send(data)
@@ -101,7 +101,7 @@ class QmpClient:
         except (BrokenPipeError, ConnectionResetError):
             self.close()
 
-    def wait_event(self, pattern: str | Pattern, timeout: float = 60) -> Message:
+    def wait_event(self, pattern: str | Pattern, timeout: float = PATIENCE_S) -> Message:
         """Takes the first such event out of the queue, waiting for it when needed."""
         wanted = pattern if isinstance(pattern, Pattern) else Pattern.parse(pattern)
         event: Message | None = None

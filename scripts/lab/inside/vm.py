@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from lab.inside.console import Console, LineHandler
-from lab.inside.pump import Pump, WaitTimeout
+from lab.inside.pump import PATIENCE_S, Pump, WaitTimeout
 from lab.inside.qmp import QmpClient
 
 
@@ -58,7 +58,7 @@ class Vm:
         os.close(self._pidfd)
         self._status = self.process.wait()
 
-    def wait_exit(self, timeout: float = 60) -> int:
+    def wait_exit(self, timeout: float = PATIENCE_S) -> int:
         """The exit status (negative: killed by that signal), after all output has been read."""
         if not self.pump.wait(lambda: self._status is not None, timeout):
             raise WaitTimeout(
