@@ -212,6 +212,13 @@ void VirtioPci::queue_interrupt(unsigned queue) noexcept {
 
 void VirtioPci::config_interrupt() { interrupt(config_vector_, kIsrConfig); }
 
+/// A message of a change may have been under way in the host, as a queue's. Whether it was is not
+/// known: a driver with messages does not read the register that would tell.
+void VirtioPci::resume_loaded() {
+  device_->resume_loaded();
+  if (msix_on_ && (isr_ & kIsrConfig) != 0) config_interrupt();
+}
+
 /// A function that is no bus master reads no ring and sends no message. [PCI-3.0 6.2.2] What it has
 /// taken before comes to its end: whoever switches the bit off resets the device first.
 void VirtioPci::update_bus_master() {

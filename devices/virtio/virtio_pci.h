@@ -74,8 +74,9 @@ class VirtioPci final : public PciDevice, private VirtioTransport {
   std::vector<uint8_t> save() override REQUIRES(bql);
   Result<std::move_only_function<void()>> prepare_load(std::span<const uint8_t> bytes) override
       REQUIRES(bql);
-  /// Every queue looks at its ring: what lies there was rung for on the other side.
-  void resume_loaded() override REQUIRES(bql) { device_->resume_loaded(); }
+  /// Every queue looks at its ring: what lies there was rung for on the other side. What may have
+  /// been told there, and not have arrived, is told again.
+  void resume_loaded() override REQUIRES(bql);
 
   void prepare_to_leave(std::function<void()> look) override REQUIRES(bql) {
     device_->prepare_to_leave(std::move(look));

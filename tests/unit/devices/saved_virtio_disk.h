@@ -36,7 +36,7 @@ struct MovedDisk {
   std::optional<GuestQueue> queue;
 };
 
-/// A disk with a driver that uses MSI-X vector 1 for its queue.
+/// A disk with a driver that uses MSI-X vector 1 for its queue, and 0 for its configuration.
 struct SavedDisk : VirtioDisk {
   explicit SavedDisk(std::string_view node = kNull, devices::VirtioBlkConfig config = {})
       : VirtioDisk(1, node, std::move(config)) {
@@ -46,6 +46,7 @@ struct SavedDisk : VirtioDisk {
     bql.assert_held();
     driver().use_msix();
     driver().negotiate(features);
+    driver().write(VirtioDriver::Reg::kConfigVector, 0, 2);
     queue.emplace(driver().set_up_queue(0, 0x10000, 16, blk->kick_fd(0), 1));
     driver().go();
   }
@@ -91,6 +92,7 @@ struct SavedDisk : VirtioDisk {
     REQUIRE(queue->take().has_value());
   }
   uint64_t interrupts() { return machine().msi().vectors[1]->delivered(); }
+  uint64_t config_interrupts() { return machine().msi().vectors[0]->delivered(); }
 
   std::optional<GuestQueue> queue;
 };

@@ -3,8 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
 #include <optional>
+#include <string>
 
+#include "tests/support/temp_dir.h"
 #include "tests/unit/devices/saved_virtio_disk.h"
 
 using namespace rhea;
@@ -43,6 +47,32 @@ TEST_CASE("VirtioPci: an interrupt that the guest may not have got is sent again
   disk.pci->resume_loaded();
   disk.stop();  // behind it on the queue's context
   CHECK(disk.interrupts() == row.interrupts);
+}
+
+TEST_CASE("VirtioPci: of a change of its configuration the guest is told again, there",
+          "[virtio][saved]") {
+  const bool changed = GENERATE(false, true);
+  const TempDir directory;
+  const std::string image = directory.file("image");
+  std::ofstream(image).put(0);
+  std::filesystem::resize_file(image, 1 << 20);
+  const std::string node = "driver=raw,file.driver=file,file.filename=" + image;
+  std::optional<MovedDisk> moved;
+  {
+    SavedDisk disk(node);
+    bql.assert_held();
+    disk.start();
+    if (changed) MUST(disk.graph().resize(disk.gs(), *disk.graph().find(disk.gs(), "d0"), 2 << 20));
+    CHECK(disk.config_interrupts() == (changed ? 1 : 0));
+    disk.stop();
+    moved.emplace(disk.save());
+  }
+  SavedDisk disk(node);
+  bql.assert_held();
+  REQUIRE(disk.load(*moved).has_value());
+  CHECK(disk.config_interrupts() == 0);  // it does not run yet
+  disk.pci->resume_loaded();
+  CHECK(disk.config_interrupts() == (changed ? 1 : 0));
 }
 
 TEST_CASE("VirtioPci: a message that waits behind a mask is sent when the mask goes, there",
