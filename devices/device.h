@@ -51,6 +51,10 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // Migration; see saved_device.h. Main, no vCPU runs and the block layer is drained.
   virtual StateFormat state_format() const { return {}; }
+  /// What has to be equal where its state is loaded, and may differ from one device of this kind to
+  /// another: words with blanks between them, "queues=2x128 block_size=512". It does not change
+  /// while the machine moves.
+  virtual std::string settings() const REQUIRES(bql) { return {}; }
   virtual std::vector<uint8_t> save() REQUIRES(bql) { return {}; }
   /// Decodes and judges the state of another device of the same make, from bytes that nobody
   /// vouches for, and changes nothing. What it returns makes the state this device's; it can not

@@ -1,6 +1,8 @@
 #include "migration/manifest.h"
 
 #include <algorithm>
+#include <ranges>
+#include <string>
 #include <string_view>
 
 namespace rhea::migration {
@@ -49,6 +51,18 @@ Result<void> check_ram(const std::vector<RamInfo>& ours, const std::vector<RamIn
   return ok();
 }
 
+/// The words of `settings` that are not among those of `others`.
+std::string words_not_in(std::string_view others, std::string_view settings) {
+  std::string missing;
+  for (const auto part : std::views::split(settings, ' ')) {
+    const std::string_view word(part.begin(), part.end());
+    const auto is_word = [word](const auto& other) { return std::ranges::equal(other, word); };
+    if (std::ranges::any_of(std::views::split(others, ' '), is_word)) continue;
+    missing += fmt::format("{}{}", missing.empty() ? "" : " ", word);
+  }
+  return missing.empty() ? "nothing" : missing;
+}
+
 Result<void> check_device(const DeviceInfo& mine, const DeviceInfo& theirs) {
   if (mine.kind != theirs.kind)
     return fail(ErrorKind::kInvalidArgument, "Device '{}' is a {} there, a {} here", mine.path,
@@ -59,6 +73,10 @@ Result<void> check_device(const DeviceInfo& mine, const DeviceInfo& theirs) {
   if (mine.schema_crc32c != theirs.schema_crc32c)
     return fail(ErrorKind::kInvalidArgument, "Device '{}' ({}) has other fields there than here",
                 mine.path, mine.kind);
+  if (mine.settings != theirs.settings)
+    return fail(ErrorKind::kInvalidArgument, "Device '{}' ({}) has {} there, {} here", mine.path,
+                mine.kind, words_not_in(mine.settings, theirs.settings),
+                words_not_in(theirs.settings, mine.settings));
   return ok();
 }
 

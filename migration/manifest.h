@@ -30,12 +30,15 @@ struct DeviceInfo {
   std::string kind;  ///< "virtio-blk-pci"
   uint32_t version = 0;
   uint32_t schema_crc32c = 0;
+  /// How it is set up, as far as a state fits only where that is equal: "queues=2x128 medium=yes".
+  std::string settings{};
   template <class Visitor, class Self>
   static void describe(Visitor& v, Self& s) {
     v.field("path", s.path, 255);
     v.field("kind", s.kind, 63);
     v.field("version", s.version);
     v.field("schema", s.schema_crc32c);
+    v.field("settings", s.settings, 255);
   }
   friend bool operator==(const DeviceInfo&, const DeviceInfo&) = default;
 };

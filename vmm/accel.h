@@ -72,6 +72,8 @@ class Accel {
       std::span<const StateSection> sections) REQUIRES(bql) = 0;
   /// The text of the descriptions behind the sections (state_schema()).
   virtual std::string describe_state() const = 0;
+  /// What has to be equal where its state is loaded; see devices::Device. After create_vcpus().
+  virtual std::string settings() const REQUIRES(bql) = 0;
 
   virtual std::vector<VcpuInfo> vcpus() const = 0;
   virtual bool is_kvm() const noexcept = 0;

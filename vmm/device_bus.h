@@ -56,6 +56,8 @@ class BusDevice {
   virtual std::string location() const = 0;
   /// What a migration saves and loads; null: the device whose bus this is takes care of it.
   virtual devices::Device* saved() const = 0;
+  /// What has to be equal where it is loaded, whoever takes care of it; see Device.
+  virtual std::string settings() const REQUIRES(bql) = 0;
 
  protected:
   BusDevice() = default;

@@ -56,6 +56,7 @@ class PciBusDevice final : public BusDevice {
   std::optional<unsigned> hotplug_slot() const override REQUIRES(bql) { return slot_; }
   std::string location() const override { return fmt::format("{:02x}.0", slot_); }
   devices::Device* saved() const override { return device_.get(); }
+  std::string settings() const override REQUIRES(bql) { return device_->settings(); }
 
  private:
   devices::PciBus& bus_;

@@ -1,6 +1,7 @@
 // QtestAccel: a machine whose guest code nobody runs; a qtest client drives its registers instead.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "vmm/accel.h"
@@ -36,6 +37,7 @@ class QtestAccel final : public Accel {
   Result<std::unique_ptr<PreparedState>> prepare_state(
       std::span<const StateSection> sections) override REQUIRES(bql);
   std::string describe_state() const override;
+  std::string settings() const override REQUIRES(bql) { return {}; }
   std::vector<VcpuInfo> vcpus() const override { return {}; }
   bool is_kvm() const noexcept override { return false; }
 

@@ -56,6 +56,7 @@ class ScsiBusDevice final : public BusDevice {
     return fmt::format("{}:{}:{}", at.channel, at.target, at.lun);
   }
   devices::Device* saved() const override { return nullptr; }
+  std::string settings() const override REQUIRES(bql) { return unit_->settings(); }
 
  private:
   enum class Where : uint8_t { kNowhere, kOnBus, kLeaving };

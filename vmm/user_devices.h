@@ -33,6 +33,7 @@ class UserDevice {
   bool idle() const REQUIRES(bql) { return place_->idle(); }
   void stay() REQUIRES(bql) { place_->stay(); }
   devices::Device* saved() const { return place_->saved(); }
+  std::string settings() const REQUIRES(bql) { return place_->settings(); }
 
  private:
   friend class UserDevices;

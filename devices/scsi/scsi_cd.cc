@@ -266,6 +266,10 @@ ScsiUnitState ScsiCd::state() const {
   return state;
 }
 
+std::string ScsiCd::settings() const {
+  return fmt::format("{} medium={}", ScsiDisk::settings(), tray_->has_medium() ? "yes" : "no");
+}
+
 Result<void> ScsiCd::check_state(const ScsiUnitState& state) const {
   if (state.has_medium != tray_->has_medium()) {
     return fail(ErrorKind::kCorrupt, "field 'unit.has_medium': {}, but '{}' has {} medium",

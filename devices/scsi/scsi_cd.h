@@ -33,6 +33,7 @@ class ScsiCd final : public ScsiDisk {
 
   Result<void> realize() override REQUIRES(bql);
   void reset() override;
+  std::string settings() const override REQUIRES(bql);
   ScsiUnitState state() const override REQUIRES(bql);
   Result<void> check_state(const ScsiUnitState& state) const override REQUIRES(bql);
   void set_state(const ScsiUnitState& state) override REQUIRES(bql);

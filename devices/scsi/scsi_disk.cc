@@ -223,6 +223,9 @@ ScsiUnitState ScsiDisk::state() const {
 }
 
 /// It has no tray.
+/// Addresses count in blocks.
+std::string ScsiDisk::settings() const { return fmt::format("block_size={}", block_size()); }
+
 Result<void> ScsiDisk::check_state(const ScsiUnitState& state) const {
   ScsiUnitState ours;
   ours.write_cache = state.write_cache;

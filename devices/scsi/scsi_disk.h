@@ -50,6 +50,7 @@ class ScsiDisk : public ScsiUnit, private block::BackendUser {
   /// The machine's flush may be under way.
   bool idle() const noexcept override { return backend_.idle(); }
   void machine_runs() override REQUIRES(bql);
+  std::string settings() const override REQUIRES(bql);
   ScsiUnitState state() const override REQUIRES(bql);
   Result<void> check_state(const ScsiUnitState& state) const override REQUIRES(bql);
   void set_state(const ScsiUnitState& state) override REQUIRES(bql);

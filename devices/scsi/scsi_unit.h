@@ -48,6 +48,8 @@ class ScsiUnit {
 
   /// The machine goes on: commands that an I/O error has stopped are made again.
   virtual void machine_runs() REQUIRES(bql) {}
+  /// What has to be equal where its state is loaded; see Device.
+  virtual std::string settings() const REQUIRES(bql) { return {}; }
   // Migration: the machine is stopped, and nothing is under way but what waits for it to go on.
   virtual ScsiUnitState state() const REQUIRES(bql) { return {}; }
   /// Whether it could be so. Errors: kCorrupt.

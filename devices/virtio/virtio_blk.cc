@@ -169,6 +169,11 @@ uint64_t VirtioBlk::device_features() const {
   return features;
 }
 
+/// The driver goes by the block size that it was told. How long the disk is, its image says.
+std::string VirtioBlk::settings() const {
+  return fmt::format("{} block_size={}", VirtioDevice::settings(), config_.logical_block_size);
+}
+
 void VirtioBlk::activated(uint64_t features) {
   if ((features & bit_of(BlkFeature::kConfigWce)) != 0) return;  // the driver says what it wants
   // A driver that does not flush gets a disk that it need not flush. [virtio-1.2 5.2.6.2]

@@ -64,6 +64,7 @@ class VirtioBlk final : public SavedVirtio<VirtioBlkState>, private block::Backe
   size_t config_size() const noexcept override;
   void read_config(std::span<std::byte> config) override REQUIRES(bql);
   void write_config(size_t offset, std::span<const std::byte> data) override REQUIRES(bql);
+  std::string settings() const override REQUIRES(bql);
 
   Result<void> realize() override REQUIRES(bql);
   void unrealize() override REQUIRES(bql);

@@ -139,9 +139,9 @@ class VirtioDevice {
   virtual void machine_stopped() REQUIRES(bql) { pause(); }
   virtual void machine_runs() REQUIRES(bql) { resume(); }
 
-  // Migration; see saved_virtio.h. Main, at the top; the machine is stopped, the block layer
-  // drained.
+  // Migration; see saved_virtio.h. Main, at the top; machine stopped, block layer drained.
   virtual StateFormat state_format() const = 0;
+  virtual std::string settings() const REQUIRES(bql);  ///< see Device; at any time
   virtual std::vector<uint8_t> save(VirtioPciState function) REQUIRES(bql) = 0;
   virtual Result<VirtioLoaded> decode(std::span<const uint8_t> bytes) REQUIRES(bql) = 0;
   /// The driver's progress and the rings.

@@ -1,6 +1,7 @@
 // How a virtio device's registers and rings are saved and loaded.
 #include <algorithm>
 #include <bit>
+#include <iterator>
 #include <ranges>
 #include <utility>
 
@@ -18,6 +19,18 @@ using enum VirtioStatus;
 constexpr std::array kPhases{uint8_t{0}, kFound, kDriven, kNegotiated, kLive};
 
 }  // namespace
+
+std::string VirtioDevice::settings() const {
+  std::string sizes;
+  for (size_t first = 0; first < queues_.size();) {
+    const uint16_t size = queues_[first]->max_size_;
+    size_t end = first;
+    while (end < queues_.size() && queues_[end]->max_size_ == size) ++end;
+    fmt::format_to(std::back_inserter(sizes), "{}{}x{}", first == 0 ? "" : "+", end - first, size);
+    first = end;
+  }
+  return fmt::format("queues={} features={:#x}", sizes, offered_features());
+}
 
 VirtioDeviceState VirtioDevice::driver_state() {
   // What no drain knows of: commands that ask no disk for anything, a task management function on

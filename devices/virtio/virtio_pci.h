@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "devices/msix.h"
@@ -71,6 +72,7 @@ class VirtioPci final : public PciDevice, private VirtioTransport {
   VirtioDevice& device() noexcept { return *device_; }
 
   StateFormat state_format() const override { return device_->state_format(); }
+  std::string settings() const override REQUIRES(bql) { return device_->settings(); }
   std::vector<uint8_t> save() override REQUIRES(bql);
   Result<std::move_only_function<void()>> prepare_load(std::span<const uint8_t> bytes) override
       REQUIRES(bql);

@@ -32,6 +32,9 @@ OTHERS = {  # name -> the destination, what the source says
     "one-more-device": (("-device", "virtio-scsi-pci,id=hba"), {},
                         r"There is no device '.*' \(virtio-scsi-pci\) there"),
     "cpus": (("-smp", "2"), {}, "The number of CPUs differs: 1 there, 2 here"),
+    "queues": (("-blockdev", "null-co,node-name=d0", "-device", "virtio-blk-pci,drive=d0,num-queues=2"),
+               {"disk": False}, r"Device '.*' \(virtio-blk-pci\) has queues=1x256 .* there, "
+               "queues=2x256 .* here"),
 }
 
 

@@ -355,6 +355,40 @@ def test_another_machine_is_refused_before_anything_stops(pair: Pair) -> None:
     pair.move()
 
 
+NULL_CO = ("-blockdev", "driver=null-co,node-name=n,size=1M,read-only=on", "-device")
+BLK = "virtio-blk-pci,drive=n,addr=9"
+IN_SLOT_9 = {  # name -> how it is set up here and there, what the source says
+    "queues": ((*NULL_CO, f"{BLK},num-queues=3"), (*NULL_CO, BLK),
+               r"\(virtio-blk-pci\) has queues=3x256 features=.* there, queues=1x256 features=.* here"),
+    "queue-size": ((*NULL_CO, f"{BLK},queue-size=128"), (*NULL_CO, BLK),
+                   r"\(virtio-blk-pci\) has queues=1x128 there, queues=1x256 here"),
+    "feature": ((*NULL_CO, BLK), (*NULL_CO, f"{BLK},event_idx=off"),
+                r"\(virtio-blk-pci\) has features=.* there, features=.* here"),
+    "block-size": ((*NULL_CO, BLK), (*NULL_CO, f"{BLK},logical_block_size=4096"),
+                   r"\(virtio-blk-pci\) has block_size=512 there, block_size=4096 here"),
+    "medium": (("-device", "virtio-scsi-pci,addr=9", *NULL_CO, "scsi-cd,drive=n"),
+               ("-device", "virtio-scsi-pci,addr=9", "-device", "scsi-cd"),
+               r"/scsi/0:0:0' \(scsi-cd\) has medium=yes there, medium=no here"),
+}
+
+
+@pytest.mark.parametrize("here,there,difference", IN_SLOT_9.values(), ids=IN_SLOT_9)
+def test_a_device_set_up_otherwise_is_refused_before_anything_stops(
+        tmp_path: pathlib.Path, here: Sequence[str], there: Sequence[str], difference: str) -> None:
+    with Pair(tmp_path, extra=here) as pair:
+        target = pair.await_it(*there)
+        pair.source.qmp.execute("migrate", uri=pair.uri)
+        assert wait_migration(pair.source, *OVER) == "failed"
+        said = f"The destination refuses the machine: Device 'pci/09.0.*{difference}"
+        assert re.search(said, pair.query()["error-desc"]), pair.query()
+        assert target.process.wait() == 1
+        assert status(pair.source) == "running"
+        assert "STOP" not in [event["event"] for event in pair.source.qmp.events]
+        pair.await_it(*here)
+        pair.source.qmp.execute("migrate", uri=pair.uri)
+        assert wait_migration(pair.source, *OVER) == "completed", pair.query()
+
+
 def test_ids_may_differ_places_may_not(pair: Pair) -> None:
     pair.source.qmp.execute("blockdev-add", driver="null-co", size=1 << 20, **{"node-name": "n"})
     plug(pair.source, "here", "n", addr="9")

@@ -178,6 +178,13 @@ Result<void> KvmAccel::apply(const KvmState& state) {
   return ok();
 }
 
+std::string KvmAccel::settings() const {
+  std::vector<std::vector<kvm_cpuid_entry2>> shown;
+  for (const auto& thread : threads_) shown.push_back(thread->vcpu().cpuid());
+  return fmt::format("smp={}x{}x{} {}", smp_.sockets, smp_.cores, smp_.threads,
+                     describe_cpuid(shown));
+}
+
 std::vector<VcpuInfo> KvmAccel::vcpus() const {
   bql.assert_held();
   std::vector<VcpuInfo> infos;

@@ -43,6 +43,7 @@ class KvmAccel final : public Accel {
   Result<std::unique_ptr<PreparedState>> prepare_state(
       std::span<const StateSection> sections) override REQUIRES(bql);
   std::string describe_state() const override { return describe_sections(); }
+  std::string settings() const override REQUIRES(bql);
   std::vector<VcpuInfo> vcpus() const override;
   bool is_kvm() const noexcept override { return true; }
 

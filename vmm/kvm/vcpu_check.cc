@@ -8,6 +8,8 @@
 #include <string_view>
 #include <utility>
 
+#include "util/crc32c.h"
+
 namespace rhea::vmm {
 namespace {
 
@@ -36,6 +38,34 @@ struct LeafRegister {
 constexpr std::array kLeafRegisters{
     LeafRegister{"eax", &CpuidState::eax}, LeafRegister{"ebx", &CpuidState::ebx},
     LeafRegister{"ecx", &CpuidState::ecx}, LeafRegister{"edx", &CpuidState::edx}};
+
+/// What tells processors apart, and says of itself what is missing.
+struct TellingRegister {
+  Leaf leaf;
+  LeafRegister reg;
+};
+constexpr std::array kTelling{TellingRegister{{0x1, 0}, kLeafRegisters[0]},
+                              TellingRegister{{0x1, 0}, kLeafRegisters[2]},
+                              TellingRegister{{0x1, 0}, kLeafRegisters[3]},
+                              TellingRegister{{0x7, 0}, kLeafRegisters[1]},
+                              TellingRegister{{0x7, 0}, kLeafRegisters[2]},
+                              TellingRegister{{0x7, 0}, kLeafRegisters[3]},
+                              TellingRegister{{0x80000001, 0}, kLeafRegisters[2]},
+                              TellingRegister{{0x80000001, 0}, kLeafRegisters[3]}};
+
+std::vector<CpuidState> plain(const std::vector<kvm_cpuid_entry2>& entries) {
+  std::vector<CpuidState> states;
+  for (const kvm_cpuid_entry2& e : entries) {
+    states.push_back({.function = e.function,
+                      .index = e.index,
+                      .flags = e.flags,
+                      .eax = e.eax,
+                      .ebx = e.ebx,
+                      .ecx = e.ecx,
+                      .edx = e.edx});
+  }
+  return states;
+}
 
 std::map<Leaf, CpuidState> by_leaf(const std::vector<CpuidState>& entries) {
   std::map<Leaf, CpuidState> leaves;
@@ -154,18 +184,8 @@ Result<void> check_msrs(const VcpuLimits& limits, const std::vector<NumberedRegi
 
 Result<void> compare_cpuid(const std::vector<CpuidState>& source,
                            const std::vector<kvm_cpuid_entry2>& here) {
-  std::vector<CpuidState> ours;
-  for (const kvm_cpuid_entry2& e : here) {
-    ours.push_back({.function = e.function,
-                    .index = e.index,
-                    .flags = e.flags,
-                    .eax = e.eax,
-                    .ebx = e.ebx,
-                    .ecx = e.ecx,
-                    .edx = e.edx});
-  }
   auto theirs = by_leaf(source);
-  auto mine = by_leaf(ours);
+  auto mine = by_leaf(plain(here));
   for (const auto& [leaf, entry] : mine) theirs.try_emplace(leaf);
   for (const auto& [leaf, entry] : theirs) {
     const CpuidState& other = mine[leaf];
@@ -180,6 +200,25 @@ Result<void> compare_cpuid(const std::vector<CpuidState>& source,
     }
   }
   return ok();
+}
+
+std::string describe_cpuid(std::span<const std::vector<kvm_cpuid_entry2>> vcpus) {
+  std::string line;
+  uint32_t checksum = 0;
+  for (size_t i = 0; i < vcpus.size(); ++i) {
+    auto leaves = by_leaf(plain(vcpus[i]));
+    for (const auto& [leaf, e] : leaves) {
+      if ((e.eax | e.ebx | e.ecx | e.edx) == 0) continue;
+      checksum = crc32c(fmt::format("{} {} {} {} {} {} {}\n", i, leaf.first, leaf.second, e.eax,
+                                    e.ebx, e.ecx, e.edx),
+                        checksum);
+    }
+    if (i > 0) continue;
+    for (const auto& [leaf, reg] : kTelling) {
+      line += fmt::format("cpuid.{:x}.{}={:x} ", leaf.first, reg.name, leaves[leaf].*reg.member);
+    }
+  }
+  return line + fmt::format("cpuid={:08x}", checksum);
 }
 
 Result<void> check_vcpu(const VcpuLimits& limits, const VcpuState& state) {

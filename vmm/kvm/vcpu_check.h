@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <set>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "util/error.h"
@@ -36,5 +38,10 @@ Result<void> check_vcpu(const VcpuLimits& limits, const VcpuState& state);
 /// well be missing. Errors: kUnsupported; names the leaf, the register and the bits.
 Result<void> compare_cpuid(const std::vector<CpuidState>& source,
                            const std::vector<kvm_cpuid_entry2>& here);
+
+/// What all vCPUs show, in a line that is equal where compare_cpuid() finds no difference: the
+/// registers that tell processors apart, of the first vCPU, and a checksum of all:
+/// "cpuid.1.eax=a20f10 ... cpuid=1b3c5d7e".
+std::string describe_cpuid(std::span<const std::vector<kvm_cpuid_entry2>> vcpus);
 
 }  // namespace rhea::vmm

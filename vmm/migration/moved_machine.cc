@@ -54,11 +54,12 @@ std::vector<MovedMachine::Moved> MovedMachine::moved_devices() const {
   std::vector<Moved> all;
   for (const auto& device : parts_.board.devices()) {
     const std::string_view kind = device->state_format().kind;
-    if (!kind.empty()) all.push_back({device->id(), std::string(kind), device.get()});
+    if (kind.empty()) continue;
+    all.push_back({device->id(), std::string(kind), device.get(), device->settings()});
   }
   for (const UserDevice* device : parts_.devices.all()) {
-    all.push_back(
-        {parts_.devices.location(*device), device->request().asked().driver, device->saved()});
+    all.push_back({parts_.devices.location(*device), device->request().asked().driver,
+                   device->saved(), device->settings()});
   }
   return all;
 }
@@ -73,11 +74,12 @@ migration::Manifest MovedMachine::manifest() {
                                .devices = {}};
   for (const auto& block : ram()) manifest.ram.push_back({block->name(), block->size_bytes()});
   manifest.devices.push_back({std::string(kAccelPath), manifest.accelerator, kAccelVersion,
-                              crc_of(parts_.accel.describe_state())});
+                              crc_of(parts_.accel.describe_state()), parts_.accel.settings()});
   for (const Moved& moved : moved_devices()) {
     const devices::StateFormat format =
         moved.device != nullptr ? moved.device->state_format() : devices::StateFormat{};
-    manifest.devices.push_back({moved.path, moved.kind, format.version, crc_of(format.schema)});
+    manifest.devices.push_back(
+        {moved.path, moved.kind, format.version, crc_of(format.schema), moved.settings});
   }
   manifest.devices.push_back({std::string(kRunStatePath), std::string(kRunStatePath),
                               SavedRunState::kVersion, crc_of(state_schema<SavedRunState>())});

@@ -75,6 +75,7 @@ class MovedMachine final : public migration::Machine, public VmObserver {
     std::string path;
     std::string kind;
     devices::Device* device = nullptr;
+    std::string settings;
   };
   std::vector<Moved> moved_devices() const REQUIRES(bql);
   Result<void> check_at_rest() REQUIRES(bql);

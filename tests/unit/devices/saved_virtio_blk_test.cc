@@ -324,3 +324,29 @@ TEST_CASE("VirtioPci: a state that the device can not be in is refused", "[virti
     CAPTURE(message);
   }
 }
+
+TEST_CASE("VirtioPci: what a state does not fit is said before there is one", "[virtio][saved]") {
+  const auto settings_of = [](unsigned queues, std::string_view node, VirtioBlkConfig config) {
+    VirtioDisk disk(queues, node, std::move(config));
+    bql.assert_held();
+    return disk.pci->settings();
+  };
+  const std::string ours = settings_of(1, kNull, {});
+  CHECK(ours.starts_with("queues=1x256 features=0x"));
+  CHECK(ours.ends_with(" block_size=512"));
+  const std::string more = settings_of(2, kNull, {});
+  CHECK(more.starts_with("queues=2x256 "));
+  VirtioBlkConfig smaller, plain, blocks;
+  smaller.queue_size = 128;
+  plain.discard = false;
+  blocks.logical_block_size = blocks.physical_block_size = 4096;
+  CHECK(settings_of(1, kNull, smaller).starts_with("queues=1x128 "));
+  CHECK(settings_of(1, kNull, plain) != ours);
+  CHECK(settings_of(1, fmt::format("{},read-only=on", kNull), {}) != ours);
+  CHECK(settings_of(1, kNull, blocks).ends_with(" block_size=4096"));
+  // Of what the driver does with it they say nothing.
+  SavedDisk disk;
+  bql.assert_held();
+  disk.start(0x1'0000'0000);
+  CHECK(disk.pci->settings() == ours);
+}

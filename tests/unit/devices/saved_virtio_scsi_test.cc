@@ -241,6 +241,22 @@ TEST_CASE("ScsiCd: a drive without the medium that the state has refuses it", "[
         "field 'unit.has_medium': true, but 'lun0' has no medium");
 }
 
+TEST_CASE("SCSI units: what has to be equal on the other side is said, as it is now",
+          "[scsi][cd][saved]") {
+  {
+    Hd hd;
+    bql.assert_held();
+    CHECK(hd.unit->settings() == "block_size=512");
+  }
+  Cd cd;
+  bql.assert_held();
+  CHECK(cd.unit->settings() == "block_size=2048 medium=yes");
+  REQUIRE(cd.unit->open_tray(ScsiCd::Force::kNo).has_value());
+  CHECK(cd.unit->settings() == "block_size=2048 medium=yes");
+  REQUIRE(cd.unit->set_medium(nullptr).has_value());
+  CHECK(cd.unit->settings() == "block_size=2048 medium=no");
+}
+
 TEST_CASE("ScsiHd: the write cache is as the guest chose it, and a tray is refused",
           "[scsi][saved]") {
   Hd hd;

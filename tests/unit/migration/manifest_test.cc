@@ -19,7 +19,8 @@ Manifest machine() {
           .cpus = 2,
           .uuid = "11111111-2222-3333-4444-555555555555",
           .ram = {{"pc.ram", 0x4000000}, {"rom", 0x10000}},
-          .devices = {{"serial0", "16550", 1, 0x12345678}, {"vd0", "virtio-blk-pci", 3, 0x9abc}}};
+          .devices = {{"serial0", "16550", 1, 0x12345678},
+                      {"vd0", "virtio-blk-pci", 3, 0x9abc, "queues=2x128 features=0x1"}}};
 }
 
 std::string refusal(const Manifest& theirs, CompareUuid uuid = CompareUuid::kNo) {
@@ -64,6 +65,12 @@ TEST_CASE("Manifest: what differs is named, with both values", "[migration]") {
        "Device 'vd0' (virtio-blk-pci) has version 2 there, 3 here"},
       {[](Manifest& m) { ++m.devices[0].schema_crc32c; },
        "Device 'serial0' (16550) has other fields there than here"},
+      {[](Manifest& m) { m.devices[1].settings = "queues=4x128 features=0x1"; },
+       "Device 'vd0' (virtio-blk-pci) has queues=4x128 there, queues=2x128 here"},
+      {[](Manifest& m) { m.devices[1].settings = "queues=2x128"; },
+       "Device 'vd0' (virtio-blk-pci) has nothing there, features=0x1 here"},
+      {[](Manifest& m) { m.devices[0].settings = "medium=yes rom=no"; },
+       "Device 'serial0' (16550) has medium=yes rom=no there, nothing here"},
   }));
   Manifest theirs = machine();
   change(theirs);

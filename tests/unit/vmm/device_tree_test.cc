@@ -36,6 +36,7 @@ struct FakePlace final : BusDevice {
   std::optional<unsigned> hotplug_slot() const override REQUIRES(bql) { return std::nullopt; }
   std::string location() const override { return name; }
   devices::Device* saved() const override { return nullptr; }
+  std::string settings() const override REQUIRES(bql) { return {}; }
   const std::string name;
 };
 

@@ -89,3 +89,27 @@ TEST_CASE("check_vcpu: another TSC frequency is taken where it can be scaled, or
   limits.tsc_khz = 0;
   CHECK(refusal(limits, state).empty());
 }
+
+TEST_CASE("describe_cpuid: a line is equal where a guest sees the same, and says what it does not",
+          "[vcpu-check]") {
+  using Leaves = std::vector<kvm_cpuid_entry2>;
+  const auto leaf = [](uint32_t function, uint32_t eax, uint32_t ecx) {
+    kvm_cpuid_entry2 entry{};
+    entry.function = function;
+    entry.eax = eax;
+    entry.ecx = ecx;
+    return entry;
+  };
+  const auto describe = [](const std::vector<Leaves>& vcpus) { return describe_cpuid(vcpus); };
+  const Leaves first{leaf(1, 0xa20f10, 0x10), leaf(0x40000000, 1, 2)};
+  const std::string line = describe({first, first});
+  CHECK(line.starts_with("cpuid.1.eax=a20f10 cpuid.1.ecx=10 cpuid.1.edx=0 cpuid.7.ebx=0 "));
+  CHECK(line.size() < 220);
+  CHECK(describe({{first[1], leaf(5, 0, 0), first[0]}, first}) == line);
+  CHECK(describe({{leaf(1, 0xa20f10, 0x18), first[1]}, first}).find(" cpuid.1.ecx=18 ") !=
+        std::string::npos);
+  const std::string other = describe({first, {leaf(1, 0xa20f10, 0x18), first[1]}});
+  CHECK(other != line);
+  CHECK(other.substr(0, other.rfind(' ')) == line.substr(0, line.rfind(' ')));
+  CHECK(describe({first}) != line);
+}
