@@ -7,6 +7,7 @@
 #include "memory/guest_addr.h"
 #include "memory/region.h"
 #include "util/bql.h"
+#include "util/error.h"
 
 namespace rhea::memory {
 
@@ -40,9 +41,12 @@ class MemoryListener {
   virtual void commit() {}
   virtual void region_add(const Section&) {}
   virtual void region_del(const Section&) {}
-  /// Dirty logging of a RAM section was switched on or off (`dirty_logging` says which); within
-  /// begin..commit. A section added while logging is on says so itself.
-  virtual void log_changed(const Section&) {}
+  /// Dirty logging is switched on, of each RAM section; within begin..commit. A section added while
+  /// it is on says so itself. Errors: it stays off: nobody else is told of it, and all are told
+  /// log_stop(), for each section and whether or not they have begun it.
+  virtual Result<void> log_start(const Section&) { return ok(); }
+  /// It is off.
+  virtual void log_stop(const Section&) {}
   /// The doorbell's address is base + (doorbell.offset - offset_in_region) of the section. Between
   /// the two calls the section may be cut or grown around it without a further one.
   virtual void doorbell_add(const Section&, const MemoryRegion::Doorbell&) {}

@@ -87,8 +87,13 @@ bool Topology::dirty_logging() const noexcept {
   return internal::logging_clients.load(std::memory_order_relaxed) != 0;
 }
 
-void Topology::tell_log_changed() {
-  for (const auto& space : snapshot()) space->tell_log_changed();
+Result<void> Topology::tell_log_start() {
+  for (const auto& space : snapshot()) TRY(space->tell_log_start());
+  return ok();
+}
+
+void Topology::tell_log_stop() {
+  for (const auto& space : snapshot()) space->tell_log_stop();
 }
 
 Result<void> Topology::start_dirty_log(DirtyClient client) {
@@ -97,20 +102,19 @@ Result<void> Topology::start_dirty_log(DirtyClient client) {
   if ((before & bit_of(client)) != 0) {
     return fail(ErrorKind::kBusy, "dirty logging is on already");
   }
-  auto barrier = barrier_on_all_threads();
-  if (!barrier) {
-    internal::logging_clients.fetch_and(~bit_of(client));
-    return std::move(barrier).error();
-  }
-  if (before == 0) tell_log_changed();
-  return ok();
+  auto started = barrier_on_all_threads();
+  if (started && before == 0) started = tell_log_start();
+  if (started) return ok();
+  internal::logging_clients.fetch_and(~bit_of(client));
+  if (before == 0) tell_log_stop();
+  return started;
 }
 
 void Topology::stop_dirty_log(DirtyClient client) {
   bql.assert_held();
   const uint32_t before = internal::logging_clients.fetch_and(~bit_of(client));
   RHEA_CHECK((before & bit_of(client)) != 0, "dirty logging is off");
-  if (before == bit_of(client)) tell_log_changed();
+  if (before == bit_of(client)) tell_log_stop();
 }
 
 void Topology::sync_dirty_log() {

@@ -29,10 +29,11 @@ class Topology {
   Topology(const Topology&) = delete;
   Topology& operator=(const Topology&) = delete;
 
-  /// Starts marking for `client` in every RamBlock and tells the listeners (log_changed). When it
+  /// Starts marking for `client` in every RamBlock and tells the listeners (log_start). When it
   /// returns, any store made by an accessor is either visible to all threads or will be marked.
   /// The client's old bits stay: it sets or clears them itself.
-  /// Errors: kUnsupported if the host lacks membarrier(2); kBusy if the client logs already.
+  /// Errors: kUnsupported if the host lacks membarrier(2); kBusy if the client logs already; a
+  /// listener's. What was on before is on then, and nothing else.
   Result<void> start_dirty_log(DirtyClient client) REQUIRES(bql);
   void stop_dirty_log(DirtyClient client) REQUIRES(bql);
   /// Whether anybody logs.
@@ -71,7 +72,8 @@ class Topology {
   void remove_space(const AddressSpaceState& space) REQUIRES(bql);
   Spaces snapshot() const REQUIRES(bql);
   void publish(Spaces next) REQUIRES(bql);
-  void tell_log_changed() REQUIRES(bql);
+  Result<void> tell_log_start() REQUIRES(bql);
+  void tell_log_stop() REQUIRES(bql);
 
   RcuPtr<const Spaces> spaces_;
   unsigned depth_ GUARDED_BY(bql) = 0;

@@ -64,6 +64,18 @@ void tell_additions(const Nodes& nodes, const FlatView* before, const FlatView& 
   }
 }
 
+// Tells of the dirty log until somebody refuses.
+Result<void> start_log(const Nodes& nodes, const FlatView& view) {
+  for (const auto& range : view.ranges()) {
+    if (range.ram == nullptr) continue;
+    const Section section = make_section(range);
+    for (const auto& node : nodes) {
+      if (!node->is_dead()) TRY(node->listener->log_start(section));
+    }
+  }
+  return ok();
+}
+
 }  // namespace
 
 AddressSpaceState::AddressSpaceState(std::string name, MemoryRegion& root)
@@ -92,13 +104,23 @@ void AddressSpaceState::update(const std::shared_ptr<const FlatView>& next) {
   tell(nodes, &MemoryListener::commit);
 }
 
-void AddressSpaceState::tell_log_changed() {
+Result<void> AddressSpaceState::tell_log_start() {
+  const Nodes nodes = listeners_.snapshot();
+  if (nodes.empty()) return ok();
+  const Topology::Telling telling(topology);
+  tell(nodes, &MemoryListener::begin);
+  auto started = start_log(nodes, *owner_);
+  tell(nodes, &MemoryListener::commit);
+  return started;
+}
+
+void AddressSpaceState::tell_log_stop() {
   const Nodes nodes = listeners_.snapshot();
   if (nodes.empty()) return;
   const Topology::Telling telling(topology);
   tell(nodes, &MemoryListener::begin);
   for (const auto& range : owner_->ranges()) {
-    if (range.ram != nullptr) tell(nodes, &MemoryListener::log_changed, make_section(range));
+    if (range.ram != nullptr) tell(nodes, &MemoryListener::log_stop, make_section(range));
   }
   tell(nodes, &MemoryListener::commit);
 }

@@ -7,6 +7,7 @@
 
 #include "memory/flat_view.h"
 #include "memory/listener_set.h"
+#include "util/error.h"
 #include "util/rcu.h"
 
 namespace rhea::memory {
@@ -26,7 +27,9 @@ class AddressSpaceState {
 
   /// Publishes `next` and tells the listeners the difference; drops it if there is none.
   void update(const std::shared_ptr<const FlatView>& next) REQUIRES(bql);
-  void tell_log_changed() REQUIRES(bql);
+  /// Errors: the first listener's that refuses; those behind it are not told.
+  Result<void> tell_log_start() REQUIRES(bql);
+  void tell_log_stop() REQUIRES(bql);
   /// Unregisters everybody and lets go of the view: readers may still be in it.
   void shut_down() REQUIRES(bql);
 

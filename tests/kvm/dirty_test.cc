@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -17,6 +19,7 @@
 #include "tests/kvm/bare_vm.h"
 #include "tests/support/size.h"
 #include "tests/support/sync_action.h"
+#include "tests/support/syscall_filter.h"
 #include "util/check.h"
 #include "util/thread.h"
 
@@ -166,6 +169,34 @@ class SignalStorm {
   static constexpr long kPeriodNs = 50'000;
   timer_t timer_{};
 };
+
+/// From where it is told of a log, KVM refuses its thread everything; and so does it.
+class Refuser final : public memory::MemoryListener {
+ public:
+  Result<void> log_start(const memory::Section&) override {
+    forbid_syscall(SYS_ioctl, ENOMEM);
+    return fail(ErrorKind::kResource, "not here");
+  }
+};
+
+/// What starting the log fails with, on a thread whose calls of KVM fail: the first or, once they
+/// are told of the log, all that follow. Nobody logs then.
+enum class Refused : uint8_t { kStart, kStop };
+std::string refused_start(LoggedVm& logged, Refused refused) {
+  std::string message;
+  MUST(Thread::start("refused", [&] {
+    const BqlGuard guard;
+    const auto refuser = std::make_shared<Refuser>();
+    constexpr int kLast = 1000;
+    if (refused == Refused::kStop) logged.vm().memory().register_listener(refuser, kLast);
+    if (refused == Refused::kStart) forbid_syscall(SYS_ioctl, ENOMEM);
+    const auto started = memory::topology.start_dirty_log(kClient);
+    message = started ? "it started" : started.error().message();
+    if (refused == Refused::kStop) logged.vm().memory().unregister_listener(*refuser);
+  })).join();
+  CHECK_FALSE(memory::topology.dirty_logging());
+  return message;
+}
 
 Pages range(uint64_t first, uint64_t count) {
   Pages pages;
@@ -416,6 +447,37 @@ TEST_CASE("dirty: copies made while the guest writes agree with RAM in the end",
       if (std::memcmp(copy.data() + offset, ram.host() + offset, kDirtyPageBytes) != 0) ++differing;
     }
     CHECK(differing == 0);
+    CHECK(logged.vm().failures().empty());
+  });
+}
+
+TEST_CASE("dirty: a log that KVM has no memory for is off, and the guest goes on", "[kvm]") {
+  NEEDS_KVM();
+  for_each_tracking(kAllWays, [](DirtyTracking tracking) {
+    LoggedVm logged(kWriteOnCommand, tracking);
+    Writer writer(logged);
+    CHECK(refused_start(logged, Refused::kStart) ==
+          "The dirty log of 0x1000000 bytes of RAM at 0x0 can not be started: "
+          "KVM_SET_USER_MEMORY_REGION: Cannot allocate memory");
+    writer.write(700);
+    logged.start_log();
+    writer.write(701);
+    CHECK(logged.sync_and_take() == Pages{701});
+    CHECK(logged.vm().failures().empty());
+  });
+}
+
+TEST_CASE("dirty: after a log that KVM did not stop the next one is as exact", "[kvm]") {
+  NEEDS_KVM();
+  for_each_tracking(kAllWays, [](DirtyTracking tracking) {
+    LoggedVm logged(kWriteOnCommand, tracking);
+    Writer writer(logged);
+    CHECK(refused_start(logged, Refused::kStop) == "not here");
+    writer.write(700);
+    logged.start_log();
+    writer.write_all({700, 701});
+    CHECK(logged.sync_and_take() == Pages{700, 701});
+    CHECK(logged.sync_and_take().empty());
     CHECK(logged.vm().failures().empty());
   });
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <span>
+#include <utility>
 
 #include "memory/ram_block.h"
 #include "util/check.h"
@@ -24,6 +25,11 @@ bool is_page_aligned(const memory::Section& section) {
 }
 
 uint64_t pages_of(const memory::Section& section) { return section.size_bytes / kPageSize; }
+
+/// No vCPU writes to what is read-only for the guest.
+bool is_logged(const memory::Section& section) {
+  return section.dirty_logging && !section.read_only;
+}
 
 uint64_t words_of(const memory::Section& section) {
   return (pages_of(section) + kWordPages - 1) / kWordPages;
@@ -84,7 +90,7 @@ KvmSlots::Slot* KvmSlots::find(const memory::Section& section) {
   return same ? &found->second : nullptr;
 }
 
-void KvmSlots::tell_kvm(const Slot& slot) {
+Result<void> KvmSlots::tell_kvm(const Slot& slot) {
   const memory::Section& section = slot.section;
   kvm_userspace_memory_region region{};
   region.slot = slot.number;
@@ -95,7 +101,8 @@ void KvmSlots::tell_kvm(const Slot& slot) {
   region.userspace_addr = reinterpret_cast<uintptr_t>(section.ram->host() + section.offset_in_ram);
   RHEA_TRACE(kVmm, "kvm_slot_set slot={} gpa={:#x} size={:#x} flags={:#x}", slot.number,
              section.base.value, section.size_bytes, region.flags);
-  MUST(KVM_IOCTL(vm_fd_, KVM_SET_USER_MEMORY_REGION, &region));
+  TRY(KVM_IOCTL(vm_fd_, KVM_SET_USER_MEMORY_REGION, &region));
+  return ok();
 }
 
 void KvmSlots::region_add(const memory::Section& section) {
@@ -109,9 +116,10 @@ void KvmSlots::region_add(const memory::Section& section) {
   }
   const MutexLock lock(mutex_);
   Slot& slot = slots_[section.base.value];
-  slot = {.number = take_number(), .section = section, .logging = false, .reported = {}};
-  if (section.dirty_logging) return begin_log(slot);
-  tell_kvm(slot);
+  slot = {
+      .number = take_number(), .section = section, .logging = is_logged(section), .reported = {}};
+  MUST(tell_kvm(slot));
+  if (slot.logging) log_began(slot);
 }
 
 void KvmSlots::region_del(const memory::Section& section) {
@@ -137,11 +145,9 @@ bool KvmSlots::is_cleared_by_hand() const {
   return tracking_ == DirtyTracking::kClearedLog || tracking_ == DirtyTracking::kInitiallySetLog;
 }
 
-/// No vCPU writes to what is read-only for the guest.
-void KvmSlots::begin_log(Slot& slot) {
-  slot.logging = !slot.section.read_only;
-  tell_kvm(slot);
-  if (!slot.logging || !is_cleared_by_hand()) return;
+/// KVM logs from here on.
+void KvmSlots::log_began(Slot& slot) {
+  if (!is_cleared_by_hand()) return;
   slot.reported.assign(words_of(slot.section), 0);
   if (tracking_ != DirtyTracking::kInitiallySetLog) return;
   // KVM's bits are all set: so are the client's, or no clear would ever take them away.
@@ -149,15 +155,35 @@ void KvmSlots::begin_log(Slot& slot) {
   mark_all(slot.section);
 }
 
-void KvmSlots::log_changed(const memory::Section& section) {
+Result<void> KvmSlots::log_start(const memory::Section& section) {
   bql.assert_held();
   const MutexLock lock(mutex_);
   Slot* slot = find(section);
-  if (slot == nullptr) return;
-  if (section.dirty_logging) return begin_log(*slot);
+  if (slot == nullptr || !is_logged(section)) return ok();
+  slot->logging = true;
+  if (auto told = tell_kvm(*slot); !told) {
+    slot->logging = false;
+    return std::move(told).error().context(
+        fmt::format("The dirty log of {:#x} bytes of RAM at {:#x} can not be started",
+                    section.size_bytes, section.base.value));
+  }
+  log_began(*slot);
+  return ok();
+}
+
+void KvmSlots::log_stop(const memory::Section& section) {
+  bql.assert_held();
+  const MutexLock lock(mutex_);
+  Slot* slot = find(section);
+  if (slot == nullptr || !slot->logging) return;
   slot->logging = false;
   slot->reported = {};
-  tell_kvm(*slot);
+  if (const auto told = tell_kvm(*slot); !told) {
+    // Nobody looks at KVM's bits until they are wanted again. They may be old then, which is as if
+    // the guest had written there meanwhile.
+    RHEA_LOG(kVmm, kWarn, "RAM at {:#x} goes on being logged: {}", section.base.value,
+             told.error().message());
+  }
 }
 
 void KvmSlots::log_sync(const memory::Section& section) {

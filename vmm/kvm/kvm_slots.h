@@ -27,10 +27,11 @@ namespace rhea::vmm {
 /// - a slot that goes while it is logged leaves all of it marked: KVM's bitmap goes with the slot,
 ///   and a vCPU may write between the last look at it and the deletion.
 ///
-/// Thread: region_*, log_changed and add_ring() under the BQL (the listener's contract); log_sync,
-/// log_clear and reap() on any thread, without it.
-/// Errors: a slot that KVM refuses ends the process: the guest's RAM would not be what it sees. A
-/// log that can not be fetched marks the whole section.
+/// Thread: region_*, log_start, log_stop and add_ring() under the BQL (the listener's contract);
+/// log_sync, log_clear and reap() on any thread, without it.
+/// Errors: a slot that KVM refuses ends the process: the guest's RAM would not be what it sees. KVM
+/// allocates for a log: log_start() fails if it can not. A log that can not be fetched marks the
+/// whole section; one that can not be stopped costs time.
 class KvmSlots final : public memory::MemoryListener {
  public:
   /// `tracking` is enabled; `ring_entries` is of kRing.
@@ -43,7 +44,8 @@ class KvmSlots final : public memory::MemoryListener {
 
   void region_add(const memory::Section& section) override;
   void region_del(const memory::Section& section) override;
-  void log_changed(const memory::Section& section) override;
+  Result<void> log_start(const memory::Section& section) override;
+  void log_stop(const memory::Section& section) override;
   void log_sync(const memory::Section& section) override;
   void log_clear(const memory::Section& section, uint64_t offset, uint64_t size_bytes) override;
 
@@ -59,9 +61,9 @@ class KvmSlots final : public memory::MemoryListener {
 
   uint32_t take_number() REQUIRES(mutex_);
   Slot* find(const memory::Section& section) REQUIRES(mutex_);
-  void tell_kvm(const Slot& slot) REQUIRES(mutex_);
+  Result<void> tell_kvm(const Slot& slot) REQUIRES(mutex_);
   bool is_cleared_by_hand() const;
-  void begin_log(Slot& slot) REQUIRES(mutex_);
+  void log_began(Slot& slot) REQUIRES(mutex_);
   void fetch_log(Slot& slot) REQUIRES(mutex_);
   void clear_pages(Slot& slot, uint64_t first_page, uint64_t end_page) REQUIRES(mutex_);
   void reap_rings() REQUIRES(mutex_);

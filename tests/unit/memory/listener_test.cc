@@ -56,11 +56,18 @@ class Scribe : public MemoryListener {
   void commit() override { note("commit"); }
   void region_add(const Section& s) override { note("add " + s.region->name() + flag(s)); }
   void region_del(const Section& s) override { note("del " + s.region->name()); }
-  void log_changed(const Section& s) override { note("log " + s.region->name() + flag(s)); }
+  Result<void> log_start(const Section& s) override {
+    note("log " + s.region->name() + flag(s));
+    if (s.region->name() != refuses) return ok();
+    return fail(ErrorKind::kResource, "{} refuses", name_);
+  }
+  void log_stop(const Section& s) override { note("unlog " + s.region->name() + flag(s)); }
   void log_sync(const Section& s) override { note("sync " + s.region->name()); }
   void log_clear(const Section& s, uint64_t offset, uint64_t size) override {
     note(fmt::format("clear {} {:#x}+{:#x}", s.region->name(), offset, size));
   }
+
+  std::string refuses;  // the region whose log it can not start
 
  private:
   static std::string flag(const Section& s) { return s.dirty_logging ? "+log" : ""; }
@@ -166,13 +173,47 @@ TEST_CASE("MemoryListener: dirty logging is told, synced and cleared, the latter
                      "s:clear low 0x0+0x1000"});
     log.clear();
     topology.stop_dirty_log(DirtyClient::kMigration);
-    CHECK(log == Log{"s:begin", "s:log low", "s:log late", "s:log low", "s:commit"});
+    CHECK(log == Log{"s:begin", "s:unlog low", "s:unlog late", "s:unlog low", "s:commit"});
     m.space().unregister_listener(*scribe);
     m.root().remove(low);
     m.root().remove(late);
     m.root().remove(window);
   }
   ::alarm(0);
+}
+
+TEST_CASE("MemoryListener: a dirty log that one of them can not start is off, and all are told",
+          "[memory]") {
+  Log log;  // outlives the machine, which tells the listeners when it goes
+  Machine m;
+  MemoryRegion a("a", test::make_ram(0x1000)), b("b", test::make_ram(0x1000));
+  auto first = std::make_shared<Scribe>("1", log), second = std::make_shared<Scribe>("2", log);
+  BqlGuard guard;
+  m.root().add(a, 0);
+  m.root().add(b, 0x1000);
+  m.space().register_listener(first, 10);
+  m.space().register_listener(second, 20);
+  second->refuses = "a";
+  log.clear();
+  const auto refused = topology.start_dirty_log(DirtyClient::kMigration);
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().message() == "2 refuses");
+  CHECK(refused.error().kind() == ErrorKind::kResource);
+  CHECK(log == Log{"1:begin", "2:begin", "1:log a+log", "2:log a+log", "1:commit", "2:commit",
+                   "1:begin", "2:begin", "1:unlog a", "2:unlog a", "1:unlog b", "2:unlog b",
+                   "1:commit", "2:commit"});
+  CHECK_FALSE(topology.dirty_logging());
+  // Nothing is left of it.
+  second->refuses.clear();
+  log.clear();
+  REQUIRE(topology.start_dirty_log(DirtyClient::kMigration).has_value());
+  CHECK(log == Log{"1:begin", "2:begin", "1:log a+log", "2:log a+log", "1:log b+log", "2:log b+log",
+                   "1:commit", "2:commit"});
+  topology.stop_dirty_log(DirtyClient::kMigration);
+  m.space().unregister_listener(*first);
+  m.space().unregister_listener(*second);
+  m.root().remove(a);
+  m.root().remove(b);
 }
 
 TEST_CASE("T004b: four walkers never meet a freed listener", "[memory][stress]") {
