@@ -381,7 +381,6 @@ TEST_CASE("command line: harmless requests are accepted, others of the same kind
       {"-netdev user,id=n", "-netdev user,id=n: not supported: there are no network devices"},
       {"-vnc :0", "-vnc :0: not supported: there is no display"},
       {"-bios b", "-bios b: not supported: guests are booted by -kernel, without firmware"},
-      {"-vnc :0", "-vnc :0: not supported: there is no display"},
       {"-monitor bogus", "-monitor bogus: 'bogus' is not a valid char driver"},
       {"-device bogus", "-device bogus: 'bogus' is not a valid device model name"},
       {"-device id=x", "-device id=x: Parameter 'driver' is missing"},
