@@ -266,7 +266,7 @@ TEST_CASE("helper: opens images without io_uring", "[.helper]") {
 
 TEST_CASE("File: without io_uring threads do, unless it was asked for by name", "[file]") {
   const auto result = rhea::test::run_hidden_test("helper: opens images without io_uring",
-                                                  std::chrono::seconds(20));
+                                                  std::chrono::seconds(120));
   INFO(result.output);
   CHECK(result.passed());
 }

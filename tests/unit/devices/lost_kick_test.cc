@@ -166,7 +166,7 @@ TEST_CASE("VirtioBlk: no kick and no interrupt is lost, one request at a time an
   for (const EventIdx event_idx : {EventIdx::kOff, EventIdx::kOn}) {
     for (const Case& c :
          {Case{event_idx, 1, kSleeps}, Case{event_idx, 2, kSleeps}, Case{event_idx, 2, kPolls}}) {
-      const Outcome outcome = drive(c, rounds, seconds(20));
+      const Outcome outcome = drive(c, rounds, seconds(600));
       INFO("event_idx " << (event_idx == EventIdx::kOn) << ", " << c.in_flight << " at a time, "
                         << outcome.rings << " rings, " << outcome.interrupts << " interrupts");
       CHECK(outcome.rounds == rounds);

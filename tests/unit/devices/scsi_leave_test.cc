@@ -13,7 +13,7 @@ using namespace rhea::test;
 
 namespace {
 
-constexpr auto kPatience = std::chrono::seconds(20);
+constexpr auto kPatience = std::chrono::seconds(120);
 
 /// With a unit at LUN 0 that has a request under way, which only the host ends; LUN 1 has none.
 class Fixture : public ScsiBusFixture {

@@ -241,7 +241,7 @@ TEST_CASE("x-blkdebug-suspended and x-blkdebug-resume: a held request is counted
   };
   REQUIRE(spawn(f.loop().block(), read).has_value());
   const auto until = [&](auto&& condition) {
-    return f.loop().waiter().until(f.gs(), condition, std::chrono::seconds(20));
+    return f.loop().waiter().until(f.gs(), condition, std::chrono::seconds(120));
   };
   REQUIRE(until([&] { return f.ask("x-blkdebug-suspended", a) == R"({"requests": 1})"; }));
   CHECK(f.ask("x-blkdebug-resume", R"({"node-name":"d0","tag":"B"})") == R"({"requests": 0})");
