@@ -85,6 +85,7 @@ def test_the_kernel_complains_of_nothing(lab: LabResult, run: str) -> None:
     data = case(lab, "end")
     assert data["errors"] == []
     assert data["oops"] == ""
+    assert data["clock"] == case(lab, "hops")["clock"] == [0, "kvm-clock\n"]
 
 
 @ON_KERNELS
