@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import socket
 import struct
@@ -75,6 +76,20 @@ def test_a_scenario_reports_cases_and_goes_on_after_a_failed_one(tmp_path: Path)
     assert result.case("good").ok and result.case("good").data == {"x": 7}
     with pytest.raises(LabError, match="no outcome"):
         result.case("never")
+
+
+def test_a_failed_case_says_what_the_vmms_were_doing(tmp_path: Path) -> None:
+    path = scenario(
+        tmp_path,
+        "with ctx.case('bad'), ctx.vm('v', ['-c', 'echo up; exec sleep 999']) as vm:\n"
+        "    with ctx.case('worse'):\n"
+        "        vm.console.expect('up')\n"
+        "        raise ValueError('boo')",
+    )
+    result = runner.run(path, vmms=SHELL, timeout=60, choice=DIRECT)
+    told = [line for line in (result.case("worse").error or "").splitlines() if line[:3] == "v: "]
+    assert len(told) == 2, told
+    assert re.match(r"v: sleep S \d+ .*nanosleep", told[1]), told
 
 
 def test_a_time_out_kills_the_scenario_and_the_vms_it_started(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Context:
         self.disk: str | None = settings["disk"]
         self.tty = tty
         self.pump = Pump()
+        self._running: dict[str, Vm] = {}
         self._channel = channel
 
     @staticmethod
@@ -56,7 +57,7 @@ class Context:
         try:
             yield record
         except Exception:  # the outcome is data here: the test that asks for this case fails
-            error = traceback.format_exc()
+            error = traceback.format_exc() + self._threads()
         self.event(
             "case",
             case=name,
@@ -65,6 +66,17 @@ class Context:
             data=record,
             seconds=round(time.monotonic() - begin, 3),
         )
+
+    def _threads(self) -> str:
+        """What all VMMs are doing, and a second later: who hangs, and where, shows in what differs."""
+        if not self._running:
+            return ""
+        looks = ["threads of the VMMs, twice:"]
+        for _ in range(2):
+            for label, vm in self._running.items():
+                looks += [f"{label}: {line}" for line in vm.threads()]
+            self.pump.wait(lambda: False, 1)
+        return "\n".join([*looks, ""])
 
     @contextlib.contextmanager
     def vm(
@@ -78,9 +90,11 @@ class Context:
         argv = [*self.vmms[vmm], *options]
         self.event("vm", vm=label, argv=argv)
         vm = Vm(self.pump, argv, on_line, qmp=qmp)
+        self._running[label] = vm
         try:
             yield vm
         finally:
+            del self._running[label]
             stderr = vm.stderr().strip()
             if stderr:
                 self.event("stderr", vm=label, text=stderr)

@@ -1,11 +1,14 @@
 """Starts a VMM as a child process with its console on pipes and its QMP monitor on a socket."""
 
+import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from lab.inside.console import Console, LineHandler
 from lab.inside.pump import PATIENCE_S, Pump, WaitTimeout
@@ -73,6 +76,18 @@ class Vm:
     def stderr(self) -> str:
         self._stderr.seek(0)
         return self._stderr.read().decode(errors="replace")
+
+    def threads(self) -> list[str]:
+        """Of each thread its name, state, CPU time in ticks, and where in the kernel it is."""
+        found = []
+        for task in sorted(Path(f"/proc/{self.process.pid}/task").glob("*")):
+            with contextlib.suppress(OSError):  # it has gone
+                stat = (task / "stat").read_text()
+                name, _, fields = stat.partition("(")[2].rpartition(") ")
+                state, ticks = fields.split()[0], sum(map(int, fields.split()[11:13]))
+                where = re.findall(r"\] (\w+)", (task / "stack").read_text())
+                found.append(f"{name} {state} {ticks} {' < '.join(where[:6])}")
+        return found
 
     def close(self) -> None:
         """Kills the VMM if it still runs, and lets everything go."""
