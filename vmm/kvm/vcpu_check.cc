@@ -53,20 +53,6 @@ constexpr std::array kTelling{TellingRegister{{0x1, 0}, kLeafRegisters[0]},
                               TellingRegister{{0x80000001, 0}, kLeafRegisters[2]},
                               TellingRegister{{0x80000001, 0}, kLeafRegisters[3]}};
 
-std::vector<CpuidState> plain(const std::vector<kvm_cpuid_entry2>& entries) {
-  std::vector<CpuidState> states;
-  for (const kvm_cpuid_entry2& e : entries) {
-    states.push_back({.function = e.function,
-                      .index = e.index,
-                      .flags = e.flags,
-                      .eax = e.eax,
-                      .ebx = e.ebx,
-                      .ecx = e.ecx,
-                      .edx = e.edx});
-  }
-  return states;
-}
-
 std::map<Leaf, CpuidState> by_leaf(const std::vector<CpuidState>& entries) {
   std::map<Leaf, CpuidState> leaves;
   for (const CpuidState& entry : entries) leaves[{entry.function, entry.index}] = entry;
@@ -182,10 +168,24 @@ Result<void> check_msrs(const VcpuLimits& limits, const std::vector<NumberedRegi
 
 }  // namespace
 
+std::vector<CpuidState> cpuid_state(const std::vector<kvm_cpuid_entry2>& entries) {
+  std::vector<CpuidState> states;
+  for (const kvm_cpuid_entry2& e : entries) {
+    states.push_back({.function = e.function,
+                      .index = e.index,
+                      .flags = e.flags,
+                      .eax = e.eax,
+                      .ebx = e.ebx,
+                      .ecx = e.ecx,
+                      .edx = e.edx});
+  }
+  return states;
+}
+
 Result<void> compare_cpuid(const std::vector<CpuidState>& source,
                            const std::vector<kvm_cpuid_entry2>& here) {
   auto theirs = by_leaf(source);
-  auto mine = by_leaf(plain(here));
+  auto mine = by_leaf(cpuid_state(here));
   for (const auto& [leaf, entry] : mine) theirs.try_emplace(leaf);
   for (const auto& [leaf, entry] : theirs) {
     const CpuidState& other = mine[leaf];
@@ -206,7 +206,7 @@ std::string describe_cpuid(std::span<const std::vector<kvm_cpuid_entry2>> vcpus)
   std::string line;
   uint32_t checksum = 0;
   for (size_t i = 0; i < vcpus.size(); ++i) {
-    auto leaves = by_leaf(plain(vcpus[i]));
+    auto leaves = by_leaf(cpuid_state(vcpus[i]));
     for (const auto& [leaf, e] : leaves) {
       if ((e.eax | e.ebx | e.ecx | e.edx) == 0) continue;
       checksum = crc32c(fmt::format("{} {} {} {} {} {} {}\n", i, leaf.first, leaf.second, e.eax,

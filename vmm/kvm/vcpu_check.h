@@ -34,6 +34,9 @@ struct VcpuLimits {
 /// Errors: kCorrupt, kUnsupported; the message names group, field and value.
 Result<void> check_vcpu(const VcpuLimits& limits, const VcpuState& state);
 
+/// Of a vCPU's CPUID what is saved and compared.
+std::vector<CpuidState> cpuid_state(const std::vector<kvm_cpuid_entry2>& entries);
+
 /// Whether a guest that was promised `source` sees the same here. Leaves that read as zero may as
 /// well be missing. Errors: kUnsupported; names the leaf, the register and the bits.
 Result<void> compare_cpuid(const std::vector<CpuidState>& source,

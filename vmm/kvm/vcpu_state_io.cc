@@ -194,22 +194,13 @@ Result<void> write_tsc_frequency(const KvmVm& vm, const KvmVcpu& vcpu, uint32_t 
 
 // The order of reading.
 // - KVM_GET_MP_STATE comes first: it makes KVM act on an INIT or SIPI that is latched, which
-// changes
-//   registers, segments, LAPIC and events.
+//   changes registers, segments, LAPIC and events.
 // - KVM_GET_VCPU_EVENTS is next: it delivers what an exception carries along (CR2, DR6).
 // - The LAPIC comes before the MSRs, so that the deadline timer's MSR is not newer than its
-// registers.
+//   registers.
 Result<VcpuState> read_vcpu(const KvmVm& vm, const KvmVcpu& vcpu) {
   VcpuState state;
-  for (const kvm_cpuid_entry2& e : vcpu.cpuid()) {
-    state.cpuid.push_back({.function = e.function,
-                           .index = e.index,
-                           .flags = e.flags,
-                           .eax = e.eax,
-                           .ebx = e.ebx,
-                           .ecx = e.ecx,
-                           .edx = e.edx});
-  }
+  state.cpuid = cpuid_state(vcpu.cpuid());
   const int khz = ::ioctl(vcpu.fd(), KVM_GET_TSC_KHZ, 0);
   state.tsc_khz = static_cast<uint32_t>(std::max(0, khz));
   state.mp_state = TRY(GET(kvm_mp_state, KVM_GET_MP_STATE)).mp_state;
