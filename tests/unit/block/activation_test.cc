@@ -271,6 +271,27 @@ TEST_CASE("Graph: what was written is flushed before images are given up", "[act
   CHECK(TestDisk::of(bottom).flushes() == 2);
 }
 
+namespace {
+
+/// A write that a drain holds back, in whose midst `meanwhile` is done.
+template <class Bytes, class F>
+void write_behind_a_drain(BlockFixture& f, Disk& disk, Bytes& bytes,
+                          std::optional<Result<void>>& written, F&& meanwhile) {
+  const auto drained = f.graph().with_all_drained(f.gs(), [&](DrainBypass&) -> Result<void> {
+    TRY(spawn(f.main(), [&](Co& co) {
+      iovec piece;
+      written = disk.backend().co_write(co, 0, vector_of(bytes, piece));
+      f.loop().waiter().kick();
+    }));
+    f.settle_main();
+    meanwhile();
+    return ok();
+  });
+  REQUIRE(drained.has_value());
+}
+
+}  // namespace
+
 TEST_CASE("Graph: a write that a drain has held back is made before images are given up",
           "[activation]") {
   rhea::test::TempDir dir;
@@ -279,19 +300,7 @@ TEST_CASE("Graph: a write that a drain has held back is made before images are g
   Disk disk(f, f.add(file_node(path)));
   auto bytes = pattern(512, 6);
   std::optional<Result<void>> written;
-  REQUIRE(f.graph()
-              .with_all_drained(f.gs(),
-                                [&](DrainBypass&) -> Result<void> {
-                                  TRY(spawn(f.main(), [&](Co& co) {
-                                    iovec piece;
-                                    written =
-                                        disk.backend().co_write(co, 0, vector_of(bytes, piece));
-                                    f.loop().waiter().kick();
-                                  }));
-                                  f.settle_main();
-                                  return ok();
-                                })
-              .has_value());
+  write_behind_a_drain(f, disk, bytes, written, [] {});
   // Woken, and not on its way yet.
   CHECK_FALSE(written.has_value());
   REQUIRE(message(f.graph().inactivate_all(f.gs())) == "");
@@ -308,20 +317,7 @@ TEST_CASE("Graph: a request that waits while images come back goes on when they 
   auto bytes = pattern(512, 7);
   std::optional<Result<void>> written;
   std::string activated;
-  REQUIRE(f.graph()
-              .with_all_drained(f.gs(),
-                                [&](DrainBypass&) -> Result<void> {
-                                  TRY(spawn(f.main(), [&](Co& co) {
-                                    iovec piece;
-                                    written =
-                                        disk.backend().co_write(co, 0, vector_of(bytes, piece));
-                                    f.loop().waiter().kick();
-                                  }));
-                                  f.settle_main();
-                                  activated = f.activate();
-                                  return ok();
-                                })
-              .has_value());
+  write_behind_a_drain(f, disk, bytes, written, [&] { activated = f.activate(); });
   CHECK(activated == "");
   f.wait_until([&] { return written.has_value(); });
   CHECK(message(*written) == "");
