@@ -121,7 +121,7 @@ TEST_CASE("Holes: nothing is said of a file that is not in memory", "[memory]") 
   struct statfs fs{};
   REQUIRE(::statfs(directory.file("").c_str(), &fs) == 0);
   if (fs.f_type == TMPFS_MAGIC) {
-    WARN("skipped: the folder for temporary files is a tmpfs");
+    WARN("SKIP: the folder for temporary files is a tmpfs");
     return;
   }
   CHECK_FALSE(touched_pages(*make(Type::kFile, true, directory.file("ram"))).has_value());
