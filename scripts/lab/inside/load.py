@@ -8,6 +8,11 @@ FIO = (
 )
 
 
+def await_disk(name: str) -> str:
+    """The node under /dev comes before the entry that /proc/partitions is made of."""
+    return f"until grep -q {name} /proc/partitions; do :; done"
+
+
 def kernel_errors(vm: Vm) -> list[str]:
     """What the kernel says at level "error" and above."""
     return vm.console.run("dmesg -r | grep '^<[0-3]>' | cut -d']' -f2-")[1].splitlines()

@@ -1,6 +1,7 @@
 """scripts/demo unplug: a disk is pulled from a guest that is writing to it, and pushed in again."""
 
 from lab.inside.agent import Context
+from lab.inside.load import await_disk
 from lab.inside.machine import expect_banner, linux
 from lab.inside.show import Show
 
@@ -42,7 +43,7 @@ class Unplug(Show):
     def round(self) -> dict[str, str]:
         """In, at work, and out again."""
         self.qmp("device_add driver=virtio-blk-pci id=hot drive=d0 iothread=io0")
-        self._quietly("until [ -b /dev/vda ]; do :; done")
+        self._quietly(await_disk("vda"))
         there = self.shell("cat /proc/partitions")
         self._quietly(WRITER)
         self._quietly(f"until [ $({WRITES}) -ge 20 ]; do :; done")

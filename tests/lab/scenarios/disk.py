@@ -3,6 +3,7 @@
 import os
 
 from lab.inside.agent import Context
+from lab.inside.load import await_disk
 from lab.inside.machine import expect_banner, linux
 from lab.inside.vm import Vm
 
@@ -90,7 +91,7 @@ def _plug_and_pull(ctx: Context, vm: Vm) -> None:
             monitor.execute(
                 "device_add", {"driver": "virtio-blk-pci", "id": "hot", "drive": "hot"}
             )
-            came = run("until [ -e /dev/vdc ]; do :; done; grep vdc /proc/partitions | wc -l")
+            came = run(f"{await_disk('vdc')}; grep vdc /proc/partitions | wc -l")
             read = run("dd if=/dev/vdc of=/dev/null bs=64k 2>/dev/null; echo $?")
             monitor.execute("device_del", {"id": "hot"})
             told = [monitor.wait_event("DEVICE_DELETED")["data"] for _ in range(2)]
@@ -98,7 +99,7 @@ def _plug_and_pull(ctx: Context, vm: Vm) -> None:
             record["rounds"].append([came, read, told, gone])
     with ctx.case("no_answer") as record:
         monitor.execute("device_add", {"driver": "virtio-blk-pci", "id": "hot", "drive": "hot"})
-        run("until [ -e /dev/vdc ]; do :; done")
+        run(await_disk('vdc'))
         monitor.execute("stop")
         monitor.execute("device_del", {"id": "hot"})
         record["told"] = monitor.wait_event("DEVICE_UNPLUG_GUEST_ERROR")["data"]

@@ -3,7 +3,7 @@
 import shutil
 
 from lab.inside.agent import Context
-from lab.inside.load import FIO, alive, end_load, kernel_errors, start_load
+from lab.inside.load import FIO, alive, await_disk, end_load, kernel_errors, start_load
 from lab.inside.machine import expect_banner, linux
 from lab.inside.vm import Vm
 
@@ -87,7 +87,7 @@ def _plug(vm: Vm, node: str = "hot") -> tuple[int, str]:
         {"driver": "virtio-blk-pci", "id": "hot", "drive": node, "iothread": "io1"},
     )
     return vm.console.run(
-        "until [ -e /dev/vdc ]; do :; done; grep -c vdc /proc/partitions", timeout=180
+        f"{await_disk('vdc')}; grep -c vdc /proc/partitions", timeout=180
     )
 
 
@@ -150,7 +150,7 @@ def _ask_in_vain(vm: Vm, record: dict) -> None:
     vm.monitor.execute("device_add", {"driver": "virtio-blk-pci", "id": "hot", "drive": "n"})
     vm.console.run("echo 1 > /sys/bus/pci/rescan")
     record["came"] = vm.console.run(
-        "until [ -e /dev/vdc ]; do :; done; grep -c vdc /proc/partitions", timeout=180
+        f"{await_disk('vdc')}; grep -c vdc /proc/partitions", timeout=180
     )
     record["told"] = []
     for _ in range(2):  # a request may be repeated, with the same end
