@@ -281,17 +281,20 @@ TEST_CASE("Multifd: a sync meets a channel that dies without counting its token 
   // thread has come to its own end. The model found that a sync could count the tokens just then.
   Faulty faulty;
   this_channel = -1;
+  std::atomic<int> dying = -1;  // whichever is the first to write
   std::atomic<bool> taken_back = false;
   std::atomic<bool> over = false;
   const SyncAction actions{
       {"multifd sender: before a packet's write",
        [&] {
-         if (this_channel == 1) faulty.cut(1);
+         int none = -1;
+         if (dying.compare_exchange_strong(none, this_channel))
+           faulty.cut(static_cast<unsigned>(this_channel));
        }},
       {"multifd sender: a job taken back, before its token's post",
        [&] {
          taken_back = true;
-         if (this_channel == 1)
+         if (this_channel == dying)
            while (!over) std::this_thread::yield();
        }},
       {"multifd sender: before a sync's post",
@@ -302,7 +305,7 @@ TEST_CASE("Multifd: a sync meets a channel that dies without counting its token 
   faulty.start(faulty.links().connect());
   const Error error = send_until_error(faulty.sender(), Faulty::kPages);
   over = true;
-  CHECK(error.message().starts_with(named(1)));
+  CHECK(error.message().starts_with(named(static_cast<unsigned>(dying))));
   (void)faulty.run();
 }
 
