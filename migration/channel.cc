@@ -247,6 +247,13 @@ bool Channel::readable(std::chrono::milliseconds patience) const noexcept {
   return ::poll(&look, 1, static_cast<int>(patience.count())) > 0;
 }
 
+bool Channel::writable(std::chrono::milliseconds patience) const noexcept {
+  pollfd waits[] = {{.fd = fd_.get(), .events = POLLOUT, .revents = 0},
+                    {.fd = cancel_->fd(), .events = POLLIN, .revents = 0}};
+  return ::poll(waits, 2, static_cast<int>(patience.count())) > 0 && waits[0].revents == POLLOUT &&
+         waits[1].revents == 0;
+}
+
 void Channel::shutdown() noexcept {
   cancel_->cancel();
   if (kind_ == Kind::kSocket) ::shutdown(fd_.get(), SHUT_RDWR);

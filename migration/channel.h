@@ -54,6 +54,9 @@ class Channel {
   /// The same stream, behind another switch: what this one's can no longer say can be said there.
   Result<std::unique_ptr<Channel>> reopen(std::shared_ptr<Cancel> cancel) const;
 
+  /// Whether a few hundred bytes can be written within `patience`, without another wait for the
+  /// peer.
+  bool writable(std::chrono::milliseconds patience) const noexcept;
   /// Whether a read would find something, or the stream's end, at once or within `patience`.
   bool readable(std::chrono::milliseconds patience = {}) const noexcept;
 

@@ -53,6 +53,8 @@ class Machine {
   virtual void resume() REQUIRES(bql) = 0;
   /// It is the other's now: it does not go on by itself.
   virtual void leave() REQUIRES(bql) = 0;
+  /// Nobody knows whose it is, or somebody else has its images: paused, until somebody decides.
+  virtual void stay() REQUIRES(bql) = 0;
 
   // The destination's.
 

@@ -246,14 +246,21 @@ Result<void> Source::send_devices(const std::vector<DeviceState>& states, End en
   return link_->send_state(FrameKind::kEnd, end);
 }
 
+// To a destination that reads: it has more to show then than a stream which ends.
+void Source::say_why(const Error& error) {
+  if (!channel_ || !link_ || !channel_->two_way()) return;
+  if (!channel_->writable(options_.farewell_patience)) return;
+  static_cast<void>(channel_->limit_by(nullptr));
+  static_cast<void>(link_->send_text(FrameKind::kFail, error.message()));
+}
+
 void Source::finish(Result<void> result) {
+  if (!result && !cancel_->cancelled()) say_why(result.error());
   channel_.reset();  // the peer, or whoever reads the pipe, learns that this is all
   static_cast<void>(main_.call([&]() -> Result<void> {
     bql.assert_held();
     throttle(0);
     if (std::exchange(logging_, false)) parts_.machine.stop_dirty_log();
-    // Before the hand-over a failure costs nothing but time.
-    if (stopped_ && state_ == SourceState::kSent) parts_.machine.resume();
     Status status = Status::kCompleted;
     if (!result) status = cancel_->cancelled() ? Status::kCancelled : Status::kFailed;
     progress_.with([&](Progress& p) {
@@ -262,6 +269,13 @@ void Source::finish(Result<void> result) {
       if (status == Status::kFailed) p.error = result.error();
     });
     parts_.observer.source_status(status);
+    // Behind the status, as QEMU's clients know it: failed, RESUME.
+    if (!std::exchange(stopped_, false)) return ok();
+    if (ours_) {
+      parts_.machine.resume();
+    } else {
+      parts_.machine.stay();
+    }
     return ok();
   }));
 }

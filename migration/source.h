@@ -44,6 +44,8 @@ struct SourceOptions {
   RamOptions ram;
   /// For how long the locks are tried again after the destination is lost.
   Nanoseconds retake_patience = std::chrono::seconds(5);
+  /// For how long a destination may let it wait that is told why there will be no machine.
+  std::chrono::milliseconds farewell_patience = std::chrono::seconds(1);
 };
 
 /// Copies RAM while the machine runs, pass after pass, until what is left can be sent within the
@@ -117,7 +119,7 @@ class Source {
   SourceEvent retake_locks(Error& why);
   Result<void> leave();
   Result<void> commit();
-  void resume();
+  void say_why(const Error& error);
   void finish(Result<void> result);
   Result<void> check_not_cancelled() const;
   void set_status(Status status);
@@ -140,6 +142,7 @@ class Source {
   SourceState state_ = SourceState::kSent;
   bool logging_ = false;
   bool stopped_ = false;
+  bool ours_ = true;                                 // once it is over, as long as it is stopped_
   bool too_late_to_cancel_ GUARDED_BY(bql) = false;  // ACK is in
   Nanoseconds began_{0}, lap_began_{0}, stopped_at_{0};
   std::atomic<int64_t> downtime_limit_;

@@ -32,10 +32,9 @@ Result<void> Source::hand_over(SourceEvent event, Error& why) {
         event = retake_locks(why);
         continue;
       case SourceAction::kResume:
-        channel_.reset();
-        resume();
         return why;
       case SourceAction::kStayPaused:
+        ours_ = false;
         return why;
     }
     event = next_event(why);
@@ -124,15 +123,6 @@ SourceEvent Source::retake_locks(Error& why) {
     }
     static_cast<void>(nobody.wait_for(kPause));
   }
-}
-
-void Source::resume() {
-  static_cast<void>(main_.call([this]() -> Result<void> {
-    bql.assert_held();
-    stopped_ = false;
-    parts_.machine.resume();
-    return ok();
-  }));
 }
 
 }  // namespace rhea::migration

@@ -130,12 +130,7 @@ Result<void> Migrator::go_on(std::string_view state) {
 }
 
 void Migrator::source_status(Status status) {
-  const bool over = is_over(status);
-  if (over) {
-    // Somebody else has the images, or the destination was lost at the last moment.
-    if (parts_.vm.state() == RunState::kFinishMigrate) {
-      parts_.vm.end_hand_over(Vm::HandOver::kOpen);
-    }
+  if (is_over(status)) {
     end();
     reap_bh_.schedule();
   }

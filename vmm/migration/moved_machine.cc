@@ -147,6 +147,8 @@ void MovedMachine::resume() { parts_.vm.end_hand_over(Vm::HandOver::kStays); }
 
 void MovedMachine::leave() { parts_.vm.end_hand_over(Vm::HandOver::kLeft); }
 
+void MovedMachine::stay() { parts_.vm.end_hand_over(Vm::HandOver::kOpen); }
+
 // --- The destination's --------------------------------------------------------------------------
 
 bool MovedMachine::run_on_arrival() const { return parts_.vm.runs_on_arrival(); }

@@ -55,6 +55,7 @@ class MovedMachine final : public migration::Machine, public VmObserver {
   Result<std::vector<migration::DeviceState>> save() override REQUIRES(bql);
   void resume() override REQUIRES(bql);
   void leave() override REQUIRES(bql);
+  void stay() override REQUIRES(bql);
 
   bool run_on_arrival() const override REQUIRES(bql);
   Result<void> load(const std::vector<migration::DeviceState>& states) override REQUIRES(bql);

@@ -228,14 +228,21 @@ TEST_CASE("Migration: what fails on one side is named on the other, and nothing 
   }));
   INFO(side << " " << call);
   EngineFixture f;
+  f.source_options.farewell_patience = std::chrono::minutes(2);  // it reads, but perhaps not soon
   auto& machine = side == "source" ? f.source : f.target;
   machine.failures.emplace(call, Error(ErrorKind::kInvalidArgument, "no room for it"));
+  std::string told;
+  f.source.hook = [&](const std::string& now) {
+    if (now == "resume") told = f.source_events.back();
+  };
   f.run();
   check_stayed(f);
   CHECK(f.error() == expected);
   CHECK(f.source_events.back() == "failed");
   CHECK(f.arrival == TargetState::kGone);
-  CHECK_FALSE(f.arrival_error.empty());
+  CHECK(f.arrival_error ==
+        (side == "source" ? "The source gives up: no room for it" : "no room for it"));
+  if (call != "log" && call != "stop") CHECK(told == "failed");  // it was stopped: first that
 }
 
 TEST_CASE("Migration: cancelled wherever it is, and begun again", "[migration]") {
@@ -327,6 +334,7 @@ TEST_CASE("Migration: somebody else takes the locks in between", "[migration]") 
   CHECK_FALSE(f.source.left);
   CHECK_FALSE(f.target.runs);
   CHECK(f.arrival == TargetState::kGone);
+  CHECK(f.source.log.back() == "stay");
   CHECK(f.source_events.back() == "failed");
   CHECK_THAT(f.error(), Catch::Contains("The machine stays paused, because Failed to get \"write\" "
                                         "lock on disk.img"));

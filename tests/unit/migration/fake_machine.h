@@ -120,6 +120,7 @@ class FakeMachine final : public Machine {
     static_cast<void>(call("leave"));
     left = true;
   }
+  void stay() override { static_cast<void>(call("stay")); }
   bool run_on_arrival() const override { return autostart; }
   Result<void> load(const std::vector<DeviceState>& states) override {
     TRY(call("load"));
