@@ -36,6 +36,8 @@ Verdict Convergence::judge(const Pass& pass, const ConvergenceLimits& limits) {
   const double left = static_cast<double>(pass.dirty_after);
   Verdict verdict;
   verdict.bytes_per_s = static_cast<uint64_t>(speed);
+  verdict.pages_per_s =
+      static_cast<uint64_t>(static_cast<double>(pass.sent_pages) / seconds(pass.took));
   verdict.dirty_pages_per_s = static_cast<uint64_t>(left / seconds(pass.took));
   verdict.expected_downtime = nanoseconds(left * kPage / std::max(speed, 1.0));
   verdict.enough = verdict.expected_downtime <= limits.downtime;

@@ -39,6 +39,7 @@ struct ConvergenceLimits {
 struct Verdict {
   bool enough = false;  ///< what is dirty can be sent within the downtime
   uint64_t bytes_per_s = 0;
+  uint64_t pages_per_s = 0;
   uint64_t dirty_pages_per_s = 0;
   Nanoseconds expected_downtime{0};  ///< if it were stopped now, at the speed of the pass
   unsigned throttle_percent = 0;     ///< for this share of the time the guest is to stand still

@@ -192,7 +192,10 @@ Result<void> Source::stop_and_send_rest() {
     return ok();
   }));
   const Nanoseconds took = lap();
-  progress_.with([took](Progress& p) { p.phases.stop = took; });
+  progress_.with([&](Progress& p) {
+    p.phases.stop = took;
+    p.precopy_bytes = sent_bytes();
+  });
   TRY(wait_for_continue());
   TRY(channel_->limit_by(nullptr));  // the guest stands still: nobody saves bandwidth now
   // Before the last pass: a queue that is saved shows in RAM what it has completed.

@@ -85,6 +85,7 @@ Result<bool> Source::converged(const Pass& pass) {
     p.phases.passes.push_back(pass.took);
     p.remaining_pages = pass.dirty_after;
     p.bytes_per_s = verdict.bytes_per_s;
+    p.pages_per_s = verdict.pages_per_s;
     p.dirty_pages_per_s = verdict.dirty_pages_per_s;
     p.expected_downtime = verdict.expected_downtime;
     p.stall = verdict.stall;

@@ -48,13 +48,15 @@ struct Progress {
   std::optional<Error> error;  ///< why it failed
   uint64_t ram_bytes = 0;
   uint64_t transferred_bytes = 0;
-  uint64_t main_bytes = 0;              ///< of them on the main connection
-  std::vector<uint64_t> channel_bytes;  ///< of them on each channel beside it, if there are any
-  uint64_t remaining_pages = 0;         ///< dirty, as far as is known
+  std::optional<uint64_t> precopy_bytes;  ///< of them before the machine was stopped, once it is
+  uint64_t main_bytes = 0;                ///< of them on the main connection
+  std::vector<uint64_t> channel_bytes;    ///< of them on each channel beside it, if there are any
+  uint64_t remaining_pages = 0;           ///< dirty, as far as is known
   uint64_t normal_pages = 0, zero_pages = 0;
   uint64_t passes = 0;  ///< begun, the last one included
   uint64_t dirty_pages_per_s = 0;
   uint64_t bytes_per_s = 0;  ///< of the last whole pass
+  uint64_t pages_per_s = 0;  ///< of it, too, those of zeros included
   Nanoseconds total{0};
   std::optional<Nanoseconds> downtime;           ///< from the stop until GO was sent
   std::optional<Nanoseconds> expected_downtime;  ///< if it were stopped now

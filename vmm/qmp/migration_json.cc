@@ -19,7 +19,8 @@ double exact_ms(Nanoseconds time) {
   return std::chrono::duration<double, std::milli>(time).count();
 }
 
-/// QEMU's names. Its figures for what does not exist here (postcopy, RDMA) are left out.
+/// QEMU's names, all that its clients may ask for: of what does not exist here (postcopy,
+/// zero-copy) there is none.
 ReplyJson ram_json(const Progress& p) {
   constexpr double kBitsPerMegabit = 1e6 / 8;
   ReplyJson json;
@@ -34,6 +35,14 @@ ReplyJson ram_json(const Progress& p) {
   json["mbps"] = static_cast<double>(p.bytes_per_s) / kBitsPerMegabit;
   json["dirty-sync-count"] = p.passes;
   json["page-size"] = memory::kDirtyPageBytes;
+  json["pages-per-second"] = p.pages_per_s;
+  json["multifd-bytes"] = p.transferred_bytes - p.main_bytes;
+  const uint64_t precopy_bytes = p.precopy_bytes.value_or(p.transferred_bytes);
+  json["precopy-bytes"] = precopy_bytes;
+  json["downtime-bytes"] = p.transferred_bytes - precopy_bytes;
+  json["postcopy-bytes"] = 0;
+  json["postcopy-requests"] = 0;
+  json["dirty-sync-missed-zero-copy"] = 0;
   json["x-main-bytes"] = p.main_bytes;
   json["x-channels"] = p.channel_bytes;
   return json;
@@ -62,6 +71,7 @@ ReplyJson address_json(const migration::Address& address) {
     json["port"] = address.port;
     json["host"] = address.host;
     json["type"] = "inet";
+    json[address.host.find(':') == std::string::npos ? "ipv4" : "ipv6"] = true;
   }
   return json;
 }

@@ -163,3 +163,13 @@ TEST_CASE("Convergence: a stall says what goes on and what would help", "[migrat
   pass.dirty_after = 23'040;
   CHECK_FALSE(stall().empty());
 }
+
+TEST_CASE("Convergence: how fast a pass was is told in bytes and in pages", "[migration]") {
+  Convergence convergence;
+  Pass pass = pass_that_leaves(0);
+  pass.took = seconds(2);
+  pass.sent_bytes = 100 * kPageBytes;  // the rest were zeros
+  const Verdict verdict = convergence.judge(pass, kOn);
+  CHECK(verdict.bytes_per_s == 50 * kPageBytes);
+  CHECK(verdict.pages_per_s == 500);
+}
