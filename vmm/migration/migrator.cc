@@ -221,11 +221,11 @@ void Migrator::target_ended(TargetState state, const std::optional<Error>& why) 
 
 Result<void> Migrator::set_capabilities(const MigrationCapabilities& capabilities) {
   if (moving_) return fail(ErrorKind::kBusy, "There's a migration process in progress");
-  if (!capabilities.return_path) {
-    return fail(ErrorKind::kUnsupported,
-                "Capability 'return-path' can not be switched off: what can answer does");
-  }
   settings_.capabilities = capabilities;
+  // Clients put all that they do not need to false, so that is no error.
+  if (!std::exchange(settings_.capabilities.return_path, true)) {
+    RHEA_LOG(kMigration, kInfo, "return-path stays on: what can answer does");
+  }
   return ok();
 }
 
