@@ -6,15 +6,20 @@ from the command until both sides say that it is over, and the CPU time of both 
 Incompressible RAM, and RAM that is nearly all zeros.
 
 Then one that writes to 16 MiB of it as fast as it can: how long it takes, and for how long the guest
-stood, as the VMM tells it and as its heartbeats show it."""
+stood, as the VMM tells it and as its heartbeats show it.
+
+RAM arrives in huge pages of the host's pool where there are any, on both sides' behalf alike: see
+huge_pages.py."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from typing import Any
 from lab.errors import LabError
 from lab.paths import ROOT
 from perf.heartbeats import Heartbeats
+from perf.huge_pages import huge_pages
 from perf.instance import Instance
 from perf.stats import Series, table, verdict
 
@@ -36,7 +42,8 @@ _STANDS_STILL = {"rhea": ["-accel", "qtest", "-S"], "qemu": ["-accel", "tcg", "-
 _RUNS = {"rhea": ["-accel", "kvm"], "qemu": ["-accel", "tcg"]}
 _GUEST = ROOT / "build" / "tests" / "kvm" / "dirtier.elf"
 _AREA = "2"  # of 8 MiB
-
+_HUGE = "memory-backend-memfd,hugetlb=on,share=on"
+_ORDINARY = "memory-backend-ram"
 
 # By case, by side, the figures of each round.
 Samples = dict[str, dict[str, list[list[float]]]]
@@ -56,6 +63,8 @@ class Case:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="at least 5 for a verdict")
     parser.add_argument("--mebibytes", type=int, default=1536, help="of RAM")
+    parser.add_argument("--ordinary-pages", action="store_true",
+                        help="not the host's pool of huge pages, even if it has any")
     parser.add_argument("--rhea", type=Path, default=ROOT / "build" / "rhea")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample")
 
@@ -69,24 +78,44 @@ def run(options: argparse.Namespace) -> int:
     sides = {"rhea": str(options.rhea), "qemu": qemu}
     cases = [Case(content, transport, channels) for content in CONTENTS
              for transport in TRANSPORTS for channels in CHANNELS]
-    samples: Samples = {}
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        for content in CONTENTS:
-            _fill(Path(folder) / content, content, options.mebibytes)
-        for number in range(options.rounds):
-            for case in cases:
-                for name, binary in sides.items():
-                    sample = _measure(name, binary, case, Path(folder), options.mebibytes)
-                    samples.setdefault(case.label, {}).setdefault(name, []).append(sample)
-            print(f"bench: round {number + 1} of {options.rounds}", flush=True)
-        busy = _run_busy(sides, Path(folder), options)
-    _print(samples, options.mebibytes)
-    _print_busy(busy)
-    _print_ceiling(options.mebibytes)
+    # The ceiling needs twice as much: what leaves as well as what arrives.
+    with _arriving_ram(2 * options.mebibytes, options) as ram:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+            samples = _run_still(sides, cases, Path(folder), ram, options)
+            busy = _run_busy(sides, Path(folder), ram, options)
+        _print(samples, options.mebibytes)
+        _print_busy(busy)
+        _print_ceiling(ram, options)
     if options.json:
-        everything = {"still": samples, "busy": busy}
+        everything = {"ram": ram, "still": samples, "busy": busy}
         options.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="ascii")
     return 0
+
+
+@contextlib.contextmanager
+def _arriving_ram(mebibytes: int, options: argparse.Namespace) -> Iterator[str]:
+    """What RAM is made of where it arrives."""
+    if options.ordinary_pages:
+        yield _ORDINARY
+        return
+    with huge_pages(mebibytes) as missing:
+        if missing:
+            print(f"bench: no huge pages: {missing}. Ordinary ones vary more.")
+        yield _ORDINARY if missing else _HUGE
+
+
+def _run_still(sides: dict[str, str], cases: list[Case], folder: Path, ram: str,
+               options: argparse.Namespace) -> Samples:
+    samples: Samples = {}
+    for content in CONTENTS:
+        _fill(folder / content, content, options.mebibytes)
+    for number in range(options.rounds):
+        for case in cases:
+            for name, binary in sides.items():
+                sample = _measure(name, binary, case, folder, ram, options.mebibytes)
+                samples.setdefault(case.label, {}).setdefault(name, []).append(sample)
+        print(f"bench: round {number + 1} of {options.rounds}", flush=True)
+    return samples
 
 
 def _fill(path: Path, content: str, mebibytes: int) -> None:
@@ -99,15 +128,16 @@ def _fill(path: Path, content: str, mebibytes: int) -> None:
                 out.write((os.urandom(4096) + bytes(63 * 4096)) * 4)
 
 
-def _measure(name: str, binary: str, case: Case, folder: Path, mebibytes: int) -> list[float]:
+def _measure(name: str, binary: str, case: Case, folder: Path, ram: str,
+             mebibytes: int) -> list[float]:
     """Seconds, and CPU seconds of both sides."""
     size = f"{mebibytes}M"
     source = target = None
     try:
         source = Instance(binary, folder, f"{name}-source", size, _shared(folder / case.content),
                           *_STANDS_STILL[name])
-        target = Instance(binary, folder, f"{name}-target", size, "memory-backend-ram",
-                          *_STANDS_STILL[name], "-incoming", "defer")
+        target = Instance(binary, folder, f"{name}-target", size, ram, *_STANDS_STILL[name],
+                          "-incoming", "defer")
         uri = _prepare(source, target, case, folder)
         cpu = source.cpu_seconds() + target.cpu_seconds()
         took = _move(source, target, uri)
@@ -154,7 +184,8 @@ def _end(folder: Path, *sides: Instance | None) -> None:
     (folder / "socket").unlink(missing_ok=True)
 
 
-def _run_busy(sides: dict[str, str], folder: Path, options: argparse.Namespace) -> Samples:
+def _run_busy(sides: dict[str, str], folder: Path, ram: str,
+              options: argparse.Namespace) -> Samples:
     samples: Samples = {}
     if not _GUEST.exists():
         print(f"no busy guest: {_GUEST} is not built")
@@ -164,13 +195,14 @@ def _run_busy(sides: dict[str, str], folder: Path, options: argparse.Namespace) 
             for channels in CHANNELS:
                 case = Case("random", transport, channels)
                 for name, binary in sides.items():
-                    sample = _measure_busy(name, binary, case, folder, options.mebibytes)
+                    sample = _measure_busy(name, binary, case, folder, ram, options.mebibytes)
                     samples.setdefault(case.label, {}).setdefault(name, []).append(sample)
         print(f"bench: busy guest, round {number + 1} of {options.rounds}", flush=True)
     return samples
 
 
-def _measure_busy(name: str, binary: str, case: Case, folder: Path, mebibytes: int) -> list[float]:
+def _measure_busy(name: str, binary: str, case: Case, folder: Path, ram: str,
+                  mebibytes: int) -> list[float]:
     """Seconds: of the whole, of the downtime as it is told, of the longest time between two beats."""
     size = f"{mebibytes}M"
     source = target = None
@@ -178,8 +210,7 @@ def _measure_busy(name: str, binary: str, case: Case, folder: Path, mebibytes: i
         try:
             source = _start_busy(name, binary, folder, "source", size, _shared(folder / "random"))
             beats.wait("source", 10)
-            target = _start_busy(name, binary, folder, "target", size, "memory-backend-ram",
-                                 "-incoming", "defer")
+            target = _start_busy(name, binary, folder, "target", size, ram, "-incoming", "defer")
             uri = _prepare(source, target, case, folder)
             beats.forget()
             took = _move(source, target, uri)
@@ -224,10 +255,12 @@ def _print_busy(samples: Samples) -> None:
         print(f"\n{table(rows)}")
 
 
-def _print_ceiling(mebibytes: int) -> None:
+def _print_ceiling(ram: str, options: argparse.Namespace) -> None:
     binary = ROOT / "build" / "tests" / "bench" / "multifd_bench"
     if not binary.exists():
         print(f"\nno ceiling: {binary} is not built")
         return
-    done = subprocess.run([str(binary), str(mebibytes)], capture_output=True, text=True, check=False)
-    print(f"\na bare write/read loop, and the channels alone\n{done.stdout.rstrip()}")
+    huge = ["--hugetlb"] if ram == _HUGE else []
+    done = subprocess.run([str(binary), "--rounds", str(options.rounds), *huge,
+                           str(options.mebibytes)], capture_output=True, text=True, check=False)
+    print(f"\na bare write/read loop, and the channels alone\n{done.stdout}{done.stderr}".rstrip())
