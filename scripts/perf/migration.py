@@ -26,6 +26,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.paths import ROOT
+from perf import guest_migration
 from perf.heartbeats import Heartbeats
 from perf.huge_pages import huge_pages
 from perf.instance import Instance
@@ -63,6 +64,9 @@ class Case:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="at least 5 for a verdict")
     parser.add_argument("--mebibytes", type=int, default=1536, help="of RAM")
+    parser.add_argument("--guest", action="store_true",
+                        help="a stock guest instead, which counts and writes pages; in the lab "
+                             "where the host runs none")
     parser.add_argument("--ordinary-pages", action="store_true",
                         help="not the host's pool of huge pages, even if it has any")
     parser.add_argument("--rhea", type=Path, default=ROOT / "build" / "rhea")
@@ -75,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
         raise LabError("qemu-system-x86_64 is not installed; run scripts/setup")
     if options.rounds < 1:
         raise LabError("--rounds must be 1 or more")
+    if options.guest:
+        return guest_migration.run(options.rounds, options.json)
     sides = {"rhea": str(options.rhea), "qemu": qemu}
     cases = [Case(content, transport, channels) for content in CONTENTS
              for transport in TRANSPORTS for channels in CHANNELS]
