@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from moving import Driven, Pair  # noqa: E402
 from qtest import Machine  # noqa: E402
 from virtio import Blk, find_disks  # noqa: E402
 
@@ -41,3 +42,17 @@ def disk(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[Blk
         # Whatever a test did, the machine is as well as it was.
         machine.qmp.execute("quit")
         assert machine.process.wait() == 0, machine.process.stderr
+
+
+@pytest.fixture
+def pair(tmp_path: pathlib.Path) -> Iterator[Pair]:
+    with Pair(tmp_path) as both:
+        yield both
+
+
+@pytest.fixture(params=["main", "iothread"])
+def driven(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[tuple[Pair, Driven]]:
+    """A pair, and a driver of its disk that is at work."""
+    with Pair(tmp_path, request.param) as both:
+        [disk] = find_disks(both.guest)
+        yield both, Driven(disk)

@@ -173,9 +173,13 @@ class Qmp:
         assert "return" in answer, answer
         return answer["return"]
 
+    def next_event(self) -> dict[str, Any]:
+        """One that has not come yet, whole."""
+        return json.loads(self.line.read_line())
+
     def wait_any(self) -> dict[str, Any]:
         """The next event, whole."""
-        return self.events.pop(0) if self.events else json.loads(self.line.read_line())
+        return self.events.pop(0) if self.events else self.next_event()
 
     def wait_event(self, name: str) -> dict[str, Any]:
         """The data of the next event of that name, dropping others."""
@@ -189,15 +193,15 @@ class Machine(Qtest):
     """A running `rhea -accel qtest` with its qtest and QMP connections, stopped on leaving."""
 
     def __init__(self, directory: pathlib.Path, *arguments: str,
-                 launcher: Sequence[str] = ()) -> None:
-        """`launcher` is a command that runs the rest of its line."""
+                 launcher: Sequence[str] = (), pass_fds: Sequence[int] = ()) -> None:
+        """`launcher` is a command that runs the rest of its line; `pass_fds` are inherited."""
         listeners = {name: Listener(directory / f"{name}.sock") for name in ("qtest", "qmp")}
         self.serial_path = directory / "serial.sock"
         self.process = vm.rhea(
             "-machine", "pc", "-accel", "qtest", "-m", "64M", "-nodefaults", "-display", "none",
             "-qtest", f"unix:{listeners['qtest'].path}", "-qmp", f"unix:{listeners['qmp'].path}",
             "-serial", f"unix:{self.serial_path},server=on,wait=off", *arguments,
-            launcher=launcher)
+            launcher=launcher, pass_fds=pass_fds)
         try:
             super().__init__(listeners["qtest"].accept(self.process))
             self.qmp = Qmp(listeners["qmp"].accept(self.process))

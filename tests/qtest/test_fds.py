@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 import socket
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator
 
 import pytest
+from fds import answer, ask, holds, open_fds, said
 from qtest import Line, Machine, Qmp
 
 from support import vm
@@ -48,33 +48,6 @@ def connect(path: pathlib.Path) -> socket.socket:
 def second_client(machine: Machine) -> Iterator[Qmp]:
     with connect(machine.serial_path.parent / "second.sock") as connection:
         yield Qmp(Line(connection))
-
-
-def said(command: str, **arguments: Any) -> bytes:
-    return json.dumps({"execute": command, "arguments": arguments}).encode()
-
-
-def ask(qmp: Qmp, command: str, fds: Sequence[int], **arguments: Any) -> Any:
-    """What is returned, or the text of the error; `fds` come with the command."""
-    socket.send_fds(qmp.line.socket, [said(command, **arguments)], list(fds))
-    return answer(qmp)
-
-
-def answer(qmp: Qmp) -> Any:
-    message = json.loads(qmp.line.read_line())
-    return message["return"] if "return" in message else message["error"]["desc"]
-
-
-def open_fds(machine: Machine) -> list[str]:
-    """What rhea has open, once it has done all that was asked; a socket's or pipe's number is in it."""
-    machine.qmp.execute("query-status")
-    folder = f"/proc/{machine.process.process.pid}/fd"
-    return sorted(os.readlink(f"{folder}/{number}") for number in os.listdir(folder))
-
-
-def holds(machine: Machine, fd: int) -> int:
-    """How many copies of `fd` rhea has."""
-    return open_fds(machine).count(os.readlink(f"/proc/self/fd/{fd}"))
 
 
 def test_a_descriptor_gets_a_name_and_loses_it(machine: Machine, pipe: tuple[int, int]) -> None:

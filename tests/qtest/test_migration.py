@@ -5,139 +5,17 @@ from __future__ import annotations
 import pathlib
 import re
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 import pytest
-from conftest import DISK_SECTORS, SERIAL
 from hotplug import PATIENCE_NS, deleted, eject, plug, refused, told
+from moving import OVER, Driven, Pair, status, switch, wait_arrived, wait_migration
 from qtest import Machine
 from support import vm
-from virtio import SECTOR, Blk, BlkStatus, BlkType, find_disks
+from virtio import SECTOR, BlkStatus, BlkType
 
-OVER = ("completed", "failed", "cancelled")
 LINE_SCRATCH = 0x3FF  # the serial port's, which nothing but a driver changes
 PM_TIMER = 0x608
-
-
-class Moving:
-    """The machine as a driver in it sees it: wherever it is."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.now = machine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.now, name)
-
-
-class Pair:
-    """A machine with a disk, and where it goes."""
-
-    def __init__(self, folder: pathlib.Path, loop: str = "iothread",
-                 extra: Sequence[str] = ()) -> None:
-        """`extra`: of the source only."""
-        self.folder, self.loop, self.count = folder, loop, 0
-        self.image = folder / "disk.img"
-        self.image.write_bytes(bytes(DISK_SECTORS * SECTOR))
-        self.started: list[Machine] = []
-        self.source = self.start(*extra)
-        self.guest = Moving(self.source)
-
-    def __enter__(self) -> "Pair":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for machine in self.started:
-            machine.__exit__(None, None, None)
-
-    def start(self, *extra: str) -> Machine:
-        self.count += 1
-        folder = self.folder / str(self.count)
-        folder.mkdir()
-        arguments = ["-blockdev", f"driver=file,filename={self.image},node-name=d0"]
-        device = f"virtio-blk-pci,id=vd0,drive=d0,num-queues=2,serial={SERIAL}"
-        if self.loop == "iothread":
-            arguments += ["-object", "iothread,id=io0"]
-            device += ",iothread=io0"
-        machine = Machine(folder, *arguments, "-device", device, *extra)
-        self.started.append(machine)
-        return machine
-
-    @property
-    def uri(self) -> str:
-        return f"unix:{self.folder / 'socket'}"
-
-    def await_it(self, *extra: str) -> Machine:
-        return self.start("-incoming", self.uri, *extra)
-
-    def move(self) -> Machine:
-        """To a new instance, where the guest is from then on."""
-        target = self.await_it()
-        self.source.qmp.execute("migrate", uri=self.uri)
-        assert wait_migration(self.source, *OVER) == "completed", self.query()
-        assert wait_migration(target, *OVER) == "completed"
-        self.guest.now = target
-        return target
-
-    def query(self) -> dict[str, Any]:
-        return self.source.qmp.execute("query-migrate")
-
-    def set(self, *capabilities: str, **parameters: Any) -> None:
-        self.source.qmp.execute("migrate-set-capabilities", capabilities=[
-            {"capability": name, "state": True} for name in capabilities])
-        self.source.qmp.execute("migrate-set-parameters",
-                                **{name.replace("_", "-"): v for name, v in parameters.items()})
-
-
-def wait_migration(machine: Machine, *wanted: str) -> str:
-    while (status := machine.qmp.wait_event("MIGRATION")["status"]) not in wanted:
-        assert status not in OVER, status
-    return status
-
-
-def wait_arrived(target: Machine) -> None:
-    """Of a machine that loads from its start on: what came before the greeting brought no event."""
-    if target.qmp.execute("query-migrate").get("status") != "completed":
-        wait_migration(target, "completed")
-
-
-def status(machine: Machine) -> str:
-    return machine.qmp.execute("query-status")["status"]
-
-
-@pytest.fixture
-def pair(tmp_path: pathlib.Path) -> Iterator[Pair]:
-    with Pair(tmp_path) as both:
-        yield both
-
-
-class Driven:
-    """A disk and its two queues."""
-
-    def __init__(self, disk: Blk) -> None:
-        self.disk = disk
-        self.queues = disk.bring_up(queues=2)
-
-    def remember(self) -> None:
-        """How far the driver is, which is not in the guest's memory."""
-        self.saved = [dict(vars(queue)) for queue in self.queues]
-
-    def put_back(self) -> None:
-        for queue, state in zip(self.queues, self.saved):
-            vars(queue).update(state)
-
-    def read(self, sector: int, queue: int = 0) -> bytes:
-        return self.disk.read_sectors(self.queues[queue], sector)
-
-    def write(self, sector: int, text: bytes, queue: int = 0) -> None:
-        self.disk.write_sectors(self.queues[queue], sector, text.ljust(SECTOR, b"."))
-
-
-@pytest.fixture(params=["main", "iothread"])
-def driven(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[tuple[Pair, Driven]]:
-    """A pair, and a driver of its disk that is at work."""
-    with Pair(tmp_path, request.param) as both:
-        [disk] = find_disks(both.guest)
-        yield both, Driven(disk)
 
 
 def test_a_disk_goes_on_where_its_ring_was(driven: tuple[Pair, Driven]) -> None:
@@ -248,8 +126,7 @@ def test_a_cancel_at_the_switch_lets_the_source_go_on(pair: Pair) -> None:
     assert status(pair.source) == "running"
     assert target.process.wait() == 1
     assert "load of migration failed" in target.process.stderr
-    pair.source.qmp.execute("migrate-set-capabilities", capabilities=[
-        {"capability": "pause-before-switchover", "state": False}])
+    switch(pair.source, pause_before_switchover=False)
     pair.move()
 
 
