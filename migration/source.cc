@@ -124,7 +124,7 @@ Result<void> Source::send_all() {
   Error why(ErrorKind::kIo, "");
   if (sent && channel_->two_way()) return hand_over(next_event(why), why);
   if (sent) sent = channel_->finish();
-  if (sent) return leave();
+  if (sent) return leave_one_way();
   why = sent.error();
   return state_ == SourceState::kReleased ? hand_over(SourceEvent::kLost, why) : sent;
 }

@@ -118,6 +118,7 @@ class Source {
   Result<void> release_locks();
   SourceEvent retake_locks(Error& why);
   Result<void> leave();
+  Result<void> leave_one_way();
   Result<void> commit();
   void say_why(const Error& error);
   void finish(Result<void> result);

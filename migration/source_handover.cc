@@ -89,6 +89,14 @@ Result<void> Source::leave() {
   });
 }
 
+// Nobody answers: how long it stands still is told as far as it is known here.
+Result<void> Source::leave_one_way() {
+  TRY(leave());
+  const Nanoseconds downtime = parts_.clock.now() - stopped_at_;
+  progress_.with([downtime](Progress& p) { p.downtime = downtime; });
+  return ok();
+}
+
 Result<void> Source::commit() {
   TRY(leave());
   auto sent = link_->send(FrameKind::kGo);

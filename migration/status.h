@@ -58,7 +58,8 @@ struct Progress {
   uint64_t bytes_per_s = 0;  ///< of the last whole pass
   uint64_t pages_per_s = 0;  ///< of it, too, those of zeros included
   Nanoseconds total{0};
-  std::optional<Nanoseconds> downtime;           ///< from the stop until GO was sent
+  /// From the stop until GO was sent; one way, until all of it had reached the file or the command.
+  std::optional<Nanoseconds> downtime;
   std::optional<Nanoseconds> expected_downtime;  ///< if it were stopped now
   unsigned cpu_throttle_percent = 0;             ///< as it is now; 0 when it is over
   /// Why it does not come to an end, and what would help; empty while it does.

@@ -87,6 +87,8 @@ def leave_by(pair: Pair, uri: str, **more: Any) -> None:
     pair.source.qmp.execute("migrate", uri=uri, **more)
     assert wait_migration(pair.source, *OVER) == "completed", pair.query()
     assert status(pair.source) == "postmigrate"
+    answer = pair.query()
+    assert 0 <= answer["downtime"] <= answer["total-time"], answer
 
 
 def reached(pair: Pair, target: Machine) -> None:
