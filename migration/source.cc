@@ -257,6 +257,15 @@ void Source::say_why(const Error& error) {
   static_cast<void>(link_->send_text(FrameKind::kFail, error.message()));
 }
 
+void Source::go_on_or_stay() {
+  if (!std::exchange(stopped_, false)) return;
+  if (ours_) {
+    parts_.machine.resume();
+  } else {
+    parts_.machine.stay();
+  }
+}
+
 void Source::finish(Result<void> result) {
   if (!result && !cancel_->cancelled()) say_why(result.error());
   channel_.reset();  // the peer, or whoever reads the pipe, learns that this is all
@@ -271,14 +280,10 @@ void Source::finish(Result<void> result) {
       p.total = parts_.clock.now() - began_;
       if (status == Status::kFailed) p.error = result.error();
     });
+    // As QEMU's clients know it: failed, RESUME; but RESUME, cancelled.
+    if (status == Status::kCancelled) go_on_or_stay();
     parts_.observer.source_status(status);
-    // Behind the status, as QEMU's clients know it: failed, RESUME.
-    if (!std::exchange(stopped_, false)) return ok();
-    if (ours_) {
-      parts_.machine.resume();
-    } else {
-      parts_.machine.stay();
-    }
+    go_on_or_stay();
     return ok();
   }));
 }

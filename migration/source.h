@@ -121,6 +121,7 @@ class Source {
   Result<void> leave_one_way();
   Result<void> commit();
   void say_why(const Error& error);
+  void go_on_or_stay() REQUIRES(bql);
   void finish(Result<void> result);
   Result<void> check_not_cancelled() const;
   void set_status(Status status);
