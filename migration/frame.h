@@ -14,7 +14,7 @@ namespace rhea::migration {
 
 enum class FrameKind : uint16_t {
   // from the source
-  kHello = 1,  ///< Manifest: what the machine is
+  kHello = 1,  ///< Hello: what the machine is, and how it comes
   kPages,      ///< which pages follow, raw, behind the frame
   kSync,       ///< all pages of a pass are sent, on each of the channels
   kDevice,     ///< DeviceState: one of the saved states

@@ -16,8 +16,9 @@
 // and waits for a person, as does the source if GO did not arrive: that is the window, and no
 // protocol has none.
 //
-// The two tables say what is done; the engine does it. tests/unit/migration/handover_test.cc walks
-// both of them through every order of messages, losses, deaths and commands.
+// The two tables in handover.cc say what is done; the engine does it.
+// tests/unit/migration/handover_test.cc walks both of them through every order of messages, losses,
+// deaths and commands.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +39,7 @@ enum class SourceEvent : uint8_t {
   kReady,
   kAck,
   kRefused,  ///< the destination says no, and why
-  kLost,     ///< the link broke, was silent for too long, or carries nonsense
+  kLost,     ///< the link broke, or carries nonsense; one that is silent is waited for
   kCancel,   ///< the user's
   kTaken,    ///< the locks are back
   kNotTaken,

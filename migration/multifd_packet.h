@@ -7,9 +7,8 @@
 //   header  = magic:4 version:2 type:1 flags:1 channel:2 zero:2 block:4 sequence:8 number:8
 //             normal:4 empty:4 payload_bytes:4 index_crc:4 payload_crc:4 zero:8 header_crc:4
 //   pages   = index:4 * (normal + empty)  payload
-//   payload = 4096 bytes for each normal page, in the order of the indices; or, with flag kZstd,
-//   one
-//             zstd frame of them
+//   payload = 4096 bytes for each normal page, in the order of the indices; or, with flag
+//             kZstd, one zstd frame of them
 //
 // `sequence` counts the packets of a channel from 0, the hello's. `number` is the session in a
 // hello and the sync's number, from 1, in a sync. `normal` pages have content, `empty` ones are all
