@@ -51,12 +51,15 @@ namespace rhea::vmm {
 namespace {
 
 /// Both sides have to be the same machine: nothing is reconfigured while it moves. What is plugged
-/// is Hotplug's to refuse.
-constexpr std::array<std::string_view, 15> kNotWhileMigrating{
+/// is Hotplug's to refuse, and nobody lifts that. A job that is completed would give the guest an
+/// image that the destination does not know of; it may be cancelled.
+constexpr std::array<std::string_view, 19> kNotWhileMigrating{
     "blockdev-add",
     "blockdev-del",
     "blockdev-reopen",
     "blockdev-mirror",
+    "job-complete",
+    "block-job-complete",
     "block_resize",
     "block_set_io_throttle",
     "object-add",
@@ -68,6 +71,8 @@ constexpr std::array<std::string_view, 15> kNotWhileMigrating{
     "blockdev-close-tray",
     "blockdev-insert-medium",
     "blockdev-remove-medium",
+    "x-forbid-hotplug",
+    "x-allow-hotplug",
 };
 
 /// The host's date, for the RTC.
