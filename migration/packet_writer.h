@@ -24,7 +24,7 @@ struct PacketOptions {
   enum class Checksum : uint8_t { kHeaders, kPayload };
 
   Compression compression = Compression::kNone;
-  int zstd_level = 1;  ///< 1 .. 20
+  int zstd_level = 1;  ///< 1 .. 20; 0: as zstd thinks best
   Checksum checksum = Checksum::kHeaders;
 };
 

@@ -147,10 +147,10 @@ def test_what_was_said_last_on_the_way_is_how_it_arrives(pair: Pair, lock: Image
 # --- multifd-zstd-level, migrate_cancel ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", [0, 21, -1])
+@pytest.mark.parametrize("level", [21, -1])
 def test_a_level_out_of_range_is_refused_and_changes_nothing(pair: Pair, level: int) -> None:
     before = pair.source.qmp.execute("query-migrate-parameters")
-    assert ("Parameter 'multifd_zstd_level' expects an integer in the range of 1 to 20"
+    assert ("Parameter 'multifd_zstd_level' expects a value between 0 and 20"
             in refused(pair.source, "migrate-set-parameters", **{"multifd-zstd-level": level}))
     assert pair.source.qmp.execute("query-migrate-parameters") == before
 

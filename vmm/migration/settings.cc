@@ -39,8 +39,8 @@ constexpr std::array kParameters{
                  "expects a value between 1 and 255"},
     ParameterRow{"max-cpu-throttle", &Parameters::max_cpu_throttle, 1, 99,
                  "expects an integer in the range of cpu_throttle_initial to 99"},
-    ParameterRow{"multifd-zstd-level", &Parameters::multifd_zstd_level, 1, 20,
-                 "expects an integer in the range of 1 to 20"},
+    ParameterRow{"multifd-zstd-level", &Parameters::multifd_zstd_level, 0, 20,
+                 "expects a value between 0 and 20"},
 };
 
 /// As QEMU's messages write a name.
