@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/kvm/bare_vm.h"
+#include "tests/kvm/raw_vcpu.h"
 #include "tests/support/size.h"
 #include "util/sync_point.h"
 #include "util/thread.h"
@@ -71,22 +72,14 @@ struct Snapshot {
   std::array<kvm_irqchip, 3> chips{};
 };
 
-template <class T>
-T get(int fd, unsigned long request) {
-  T state;
-  std::memset(&state, 0, sizeof state);
-  MUST(vmm::kvm_ioctl(fd, request, &state, "a KVM_GET request"));
-  return state;
-}
-
 Snapshot take_snapshot(BareVm& vm, size_t cpus) {
   Snapshot snapshot;
   for (size_t i = 0; i < cpus; ++i) {
     const int fd = vm.vcpu(i).vcpu().fd();
-    snapshot.regs.push_back(get<kvm_regs>(fd, KVM_GET_REGS));
-    snapshot.sregs.push_back(get<kvm_sregs>(fd, KVM_GET_SREGS));
-    snapshot.lapics.push_back(get<kvm_lapic_state>(fd, KVM_GET_LAPIC));
-    snapshot.mp_states.push_back(get<kvm_mp_state>(fd, KVM_GET_MP_STATE));
+    snapshot.regs.push_back(kvm_get<kvm_regs>(fd, KVM_GET_REGS));
+    snapshot.sregs.push_back(kvm_get<kvm_sregs>(fd, KVM_GET_SREGS));
+    snapshot.lapics.push_back(kvm_get<kvm_lapic_state>(fd, KVM_GET_LAPIC));
+    snapshot.mp_states.push_back(kvm_get<kvm_mp_state>(fd, KVM_GET_MP_STATE));
   }
   for (uint32_t i = 0; i < snapshot.chips.size(); ++i) {
     snapshot.chips[i].chip_id = i;
@@ -216,6 +209,50 @@ TEST_CASE("reset: vCPUs and interrupt controllers come back as they were at powe
   }
   run();  // and it works as the first time
   CHECK(vm.failures().empty());
+}
+
+TEST_CASE("reset: MTRRs, machine-check banks and PAT come back as they were at power-on", "[kvm]") {
+  NEEDS_KVM();
+  struct Row {
+    uint32_t index;
+    uint64_t value;
+  };
+  BareVm vm({kSpin});
+  const RawVcpu vcpu(vm);
+  for (const Row& row :
+       {Row{0x200, 0x8000'0006}, Row{0x20f, 0x3fff'8000'0800}, Row{0x250, 0x0606'0606'0606'0606},
+        Row{0x26f, 0x0404'0404'0404'0404}, Row{0x2ff, 0xc06},
+        Row{0x277, 0x0007'0106'0007'0106},  // PAT
+        Row{0x400, ~uint64_t{0}}, Row{0x401, 0x1234}, Row{0x402, 0x5678'9000}, Row{0x427, 0x77}}) {
+    CAPTURE(row.index);
+    const auto power_on = vcpu.msr(row.index);
+    REQUIRE(power_on != row.value);
+    REQUIRE(vcpu.set_msr(row.index, row.value));
+    vm.reset();
+    CHECK(vcpu.msr(row.index) == power_on);
+  }
+}
+
+TEST_CASE("reset: MXCSR and AVX registers come back as they were at power-on", "[kvm]") {
+  NEEDS_KVM();
+  BareVm vm({kSpin});
+  const RawVcpu vcpu(vm);
+  const auto power_on = vcpu.xsave();
+  const auto components = xsave_components(vcpu.xfeatures());
+  if (components.empty()) WARN("SKIP: this host's KVM keeps no more than x87 and SSE");
+  const auto used = filled_xsave(power_on, components);
+  vcpu.set_xsave(used);
+  REQUIRE(vcpu.xsave() == used);
+  vm.reset();
+  const auto again = vcpu.xsave();
+  const auto same = [&](size_t offset, size_t bytes) {
+    return std::memcmp(again.data() + offset, power_on.data() + offset, bytes) == 0;
+  };
+  CHECK(same(0, 512));
+  for (const XsaveComponent& component : components) {
+    INFO(component.name);
+    CHECK(same(component.offset, component.bytes));
+  }
 }
 
 TEST_CASE("reset: a secondary vCPU waits for INIT again", "[kvm]") {

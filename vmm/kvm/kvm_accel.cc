@@ -121,7 +121,7 @@ void KvmAccel::throttle_vcpus(unsigned percent) {
 Result<void> KvmAccel::reset(const BootState& boot) {
   RHEA_CHECK(all_stand_still(), "reset while a vCPU runs");
   TRY(vm_->reset_irqchip());
-  for (auto& thread : threads_) TRY(thread->vcpu().reset());
+  for (auto& thread : threads_) TRY(thread->vcpu().reset(*vm_));
   paused_clock_.reset();
   return threads_.front()->vcpu().set_boot_registers(boot);
 }

@@ -2,11 +2,13 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "vmm/kvm/kvm_cpuid.h"
 #include "vmm/kvm/kvm_ioctl.h"
 #include "vmm/kvm/kvm_msrs.h"
+#include "vmm/kvm/kvm_xsave.h"
 
 namespace rhea::vmm {
 namespace {
@@ -58,7 +60,7 @@ KvmVcpu::~KvmVcpu() { ::munmap(run_, run_size_bytes_); }
 Result<void> KvmVcpu::save_power_on(const KvmVm& vm) {
   TRY(KVM_IOCTL(fd(), KVM_GET_REGS, &power_on_.regs));
   TRY(KVM_IOCTL(fd(), KVM_GET_SREGS, &power_on_.sregs));
-  TRY(KVM_IOCTL(fd(), KVM_GET_FPU, &power_on_.fpu));
+  TRY(save_xsave(vm));
   has_xcrs_ = vm.capability(KVM_CAP_XCRS) > 0;
   if (has_xcrs_) TRY(KVM_IOCTL(fd(), KVM_GET_XCRS, &power_on_.xcrs));
   TRY(KVM_IOCTL(fd(), KVM_GET_DEBUGREGS, &power_on_.debugregs));
@@ -68,8 +70,22 @@ Result<void> KvmVcpu::save_power_on(const KvmVm& vm) {
   return save_msrs(vm);
 }
 
+/// What is marked as unused is not set, and with the SSE registers MXCSR would stay the guest's.
+Result<void> KvmVcpu::save_xsave(const KvmVm& vm) {
+  power_on_.xsave = TRY(read_xsave(vm, fd()));
+  uint64_t in_use = 0;
+  std::memcpy(&in_use, power_on_.xsave.data() + kXsaveHeader, sizeof in_use);
+  in_use |= kX87AndSse;
+  std::memcpy(power_on_.xsave.data() + kXsaveHeader, &in_use, sizeof in_use);
+  return ok();
+}
+
+/// All of its state, and what is part of none for what else a store does: kvmclock's wall clock.
 Result<void> KvmVcpu::save_msrs(const KvmVm& vm) {
-  std::vector<uint32_t> indices = TRY(msr_indices(vm.device_fd()));
+  std::vector<uint32_t> indices = TRY(state_msr_indices(vm.device_fd(), fd()));
+  for (const uint32_t index : TRY(msr_indices(vm.device_fd()))) {
+    if (std::ranges::find(indices, index) == indices.end()) indices.push_back(index);
+  }
   // The TSC is left alone: setting it vCPU by vCPU would pull them apart, and no guest relies on
   // its value at reset.
   std::erase(indices, msr::kTsc);
@@ -77,12 +93,12 @@ Result<void> KvmVcpu::save_msrs(const KvmVm& vm) {
   return ok();
 }
 
-Result<void> KvmVcpu::reset() {
+Result<void> KvmVcpu::reset(const KvmVm& vm) {
   TRY(KVM_IOCTL(fd(), KVM_SET_MP_STATE, &power_on_.mp_state));
   TRY(KVM_IOCTL(fd(), KVM_SET_REGS, &power_on_.regs));
   TRY(KVM_IOCTL(fd(), KVM_SET_SREGS, &power_on_.sregs));
-  TRY(KVM_IOCTL(fd(), KVM_SET_FPU, &power_on_.fpu));
   if (has_xcrs_) TRY(KVM_IOCTL(fd(), KVM_SET_XCRS, &power_on_.xcrs));
+  TRY(write_xsave(vm, fd(), power_on_.xsave));
   TRY(KVM_IOCTL(fd(), KVM_SET_DEBUGREGS, &power_on_.debugregs));
   TRY(KVM_IOCTL(fd(), KVM_SET_LAPIC, &power_on_.lapic));
   TRY(KVM_IOCTL(fd(), KVM_SET_VCPU_EVENTS, &power_on_.events));

@@ -33,7 +33,7 @@ class KvmVcpu {
   const std::vector<kvm_cpuid_entry2>& cpuid() const noexcept { return cpuid_; }
 
   /// Back to the power-on state: for an AP that is "waiting for INIT".
-  Result<void> reset();
+  Result<void> reset(const KvmVm& vm);
   /// Registers for the kernel's entry point. After reset().
   Result<void> set_boot_registers(const BootState& boot);
   /// Tells the guest that it was stopped, so that its watchdogs do not count the time.
@@ -49,7 +49,7 @@ class KvmVcpu {
   struct PowerOn {
     kvm_regs regs;
     kvm_sregs sregs;
-    kvm_fpu fpu;
+    std::vector<uint8_t> xsave;
     kvm_xcrs xcrs;
     kvm_debugregs debugregs;
     kvm_vcpu_events events;
@@ -58,6 +58,7 @@ class KvmVcpu {
     std::vector<kvm_msr_entry> msrs;
   };
   Result<void> save_power_on(const KvmVm& vm);
+  Result<void> save_xsave(const KvmVm& vm);
   Result<void> save_msrs(const KvmVm& vm);
 
   Fd fd_;

@@ -15,7 +15,6 @@ namespace {
 
 // The standard form of an XSAVE area. [SDM vol. 1, 13.4]
 constexpr size_t kMxcsr = 24;
-constexpr size_t kXsaveHeader = 512;
 constexpr size_t kXcompBv = kXsaveHeader + 8;
 constexpr size_t kXsaveReserved = kXcompBv + 8;
 constexpr size_t kXsaveHeaderEnd = kXsaveHeader + 64;

@@ -11,12 +11,10 @@
 #include <vector>
 
 #include "util/error.h"
+#include "vmm/kvm/kvm_xsave.h"
 #include "vmm/kvm/vcpu_state.h"
 
 namespace rhea::vmm {
-
-/// Of any host: what KVM_GET_XSAVE gives.
-inline constexpr size_t kLeastXsaveBytes = 4096;
 
 /// What a host has and a machine shows of it, for one vCPU.
 struct VcpuLimits {

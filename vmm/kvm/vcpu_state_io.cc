@@ -10,17 +10,12 @@
 #include "vmm/kvm/kvm_copy.h"
 #include "vmm/kvm/kvm_ioctl.h"
 #include "vmm/kvm/kvm_msrs.h"
+#include "vmm/kvm/kvm_xsave.h"
 
 namespace rhea::vmm {
 namespace {
 
-// Spelled out: <linux/kvm.h> declares a flexible array in kvm_xsave whose size in C++ may not be
-// that in C, and the size is part of the numbers.
-constexpr unsigned long kKvmGetXsave = _IOC(_IOC_READ, KVMIO, 0xa4, 4096);
-constexpr unsigned long kKvmSetXsave = _IOC(_IOC_WRITE, KVMIO, 0xa5, 4096);
-constexpr unsigned long kKvmGetXsave2 = _IOC(_IOC_READ, KVMIO, 0xcf, 4096);
 constexpr uint32_t kLeafXsave = 0xd;
-constexpr uint64_t kX87AndSse = 3;  // in the legacy part, on any processor
 
 template <class Copy, class Ours, class Kvms>
 void copy_regs(Copy copy, Ours& o, Kvms& k) {
@@ -85,10 +80,6 @@ Result<T> get(const KvmVcpu& vcpu, unsigned long request, std::string_view what)
 }
 #define GET(type, request) get<type>(vcpu, request, #request)
 
-size_t xsave_bytes(const KvmVm& vm) {
-  return std::max(kLeastXsaveBytes, static_cast<size_t>(vm.capability(KVM_CAP_XSAVE2)));
-}
-
 /// What XCR0 may hold: as KVM says, or a KVM that does not say yet (before Linux 5.17) as CPUID
 /// does.
 uint64_t xfeatures(const KvmVm& vm, const KvmVcpu& vcpu) {
@@ -117,10 +108,7 @@ Result<void> read_system_registers(const KvmVm& vm, const KvmVcpu& vcpu, SystemR
 }
 
 Result<void> read_extended_state(const KvmVm& vm, const KvmVcpu& vcpu, VcpuState& state) {
-  state.xsave.resize(xsave_bytes(vm));
-  const bool sized = vm.capability(KVM_CAP_XSAVE2) > 0;
-  TRY(kvm_ioctl(vcpu.fd(), sized ? kKvmGetXsave2 : kKvmGetXsave, state.xsave.data(),
-                sized ? "KVM_GET_XSAVE2" : "KVM_GET_XSAVE"));
+  state.xsave = TRY(read_xsave(vm, vcpu.fd()));
   if (vm.capability(KVM_CAP_XCRS) == 0) return ok();
   const auto xcrs = TRY(GET(kvm_xcrs, KVM_GET_XCRS));
   for (uint32_t i = 0; i < std::min<uint32_t>(xcrs.nr_xcrs, kMaxXcrs); ++i) {
@@ -153,10 +141,7 @@ Result<void> write_extended_state(const KvmVm& vm, const KvmVcpu& vcpu, const Vc
     }
     TRY(KVM_IOCTL(vcpu.fd(), KVM_SET_XCRS, &xcrs));
   }
-  std::vector<uint8_t> xsave = state.xsave;
-  xsave.resize(xsave_bytes(vm));  // KVM reads as much; what the source had no room for is unused
-  TRY(kvm_ioctl(vcpu.fd(), kKvmSetXsave, xsave.data(), "KVM_SET_XSAVE"));
-  return ok();
+  return write_xsave(vm, vcpu.fd(), state.xsave);
 }
 
 /// Registers that hold what they should already are not set: many can not be, or only before the
