@@ -81,7 +81,7 @@ class RawVcpu {
     return MUST(vmm::kvm_ioctl(fd_, vmm::kKvmSetMsrs, one.get(), "KVM_SET_MSRS")) == 1;
   }
 
-  /// In the standard form, 4096 bytes: no component that a test fills lies behind them.
+  /// In the standard form, and longer than any host's.
   std::vector<uint8_t> xsave() const {
     std::vector<uint8_t> area(kMostXsaveBytes);
     const bool sized = ::ioctl(vm_, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2) > 0;
