@@ -224,11 +224,11 @@ Result<VcpuLimits> read_vcpu_limits(const KvmVm& vm, const KvmVcpu& vcpu) {
 // - The system registers come before the LAPIC: they hold its base address and mode (xAPIC or
 //   x2APIC), by which KVM reads the register page; and before the MP state, because a vCPU whose
 //   segments are those of a reset is made runnable by KVM.
-// - The general registers come before the events: setting RIP drops a pending exception.
-// - XCR0 comes before the extended state that it enables.
+// - The general registers come before the events: setting RIP drops a pending exception, and
+//   before Linux 4.20 that is what KVM makes of an injected one.
+// - XCR0 comes before the extended state that it enables, though KVM takes them in either order.
 // - The LAPIC comes before the MSRs: the deadline timer's MSR is ignored unless the LAPIC's timer
-// is
-//   in that mode. Within the MSRs the TSC comes first and that one last (state_msr_indices()).
+//   is in that mode. Within the MSRs the TSC comes first and that one last (state_msr_indices()).
 // - The debug registers come behind those, free of any order but before the events, which may be
 //   about to deliver a #DB.
 // - The events and the MP state come last, so that nothing set later takes them away again.
