@@ -41,7 +41,6 @@ struct RamView {
     kFresh,  ///< zero, but for the `touched` pages, until something is received
   };
   std::span<std::byte> bytes;
-  uint64_t page_bytes = kPageBytes;  ///< what the host backs it with; a huge page is kept whole
   Content content = Content::kUnknown;
   std::vector<bool> touched{};              ///< by page; empty: none
   const memory::RamBlock* block = nullptr;  ///< whose bytes these are, if they are a block's
@@ -51,7 +50,7 @@ struct RamView {
 
 inline RamView ram_view(const memory::RamBlock& block,
                         RamView::Content content = RamView::Content::kUnknown) {
-  return {block.bytes(), block.page_bytes(), content, {}, &block};
+  return {block.bytes(), content, {}, &block};
 }
 
 /// Errors: kInvalidArgument when an index on the wire could not name every page.
