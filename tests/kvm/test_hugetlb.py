@@ -1,4 +1,5 @@
-"""Guest RAM on huge pages that the host has set aside: the pages are used, and given back."""
+"""Guest RAM on huge pages that the host has set aside: the pages are used, and given back, also where a guest
+arrives or leaves. And transparent huge pages, where a guest arrives."""
 
 from __future__ import annotations
 
@@ -10,10 +11,14 @@ from typing import Iterator
 
 import pytest
 
-from support import vm
+from support import migration, vm
+from support.dirtier import PAGE, UNIT, check_steps, read_area
+from support.migration import Instance
 
 POOL = pathlib.Path("/proc/sys/vm/nr_hugepages")
+TRANSPARENT = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 RAM_MIB = 64  # what guest.arguments() asks for
+CHANNELS = [0, 1, 2, 4] if vm.full_size() else [0, 2]
 
 
 def meminfo(name: str) -> int:
@@ -21,15 +26,17 @@ def meminfo(name: str) -> int:
     return int(found.group(1)) if found else 0
 
 
+def mappings(process: vm.Process) -> Iterator[dict[str, int]]:
+    """What smaps says of each mapping of the process, in bytes by name."""
+    smaps = pathlib.Path(f"/proc/{process.process.pid}/smaps").read_text()
+    for entry in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", smaps):
+        yield {key: int(value) << 10 for key, value in re.findall(r"^(\w+):\s+(\d+) kB$", entry, re.M)}
+
+
 def hugetlb_mappings(process: vm.Process) -> list[tuple[int, int]]:
     """(bytes mapped, bytes present) of each mapping of the process that is made of huge pages."""
-    smaps = pathlib.Path(f"/proc/{process.process.pid}/smaps").read_text()
-    found = []
-    for entry in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", smaps):
-        kib = {key: int(value) for key, value in re.findall(r"^(\w+):\s+(\d+) kB$", entry, re.M)}
-        if kib["KernelPageSize"] > 4:
-            found.append((kib["Size"] << 10, (kib["Shared_Hugetlb"] + kib["Private_Hugetlb"]) << 10))
-    return found
+    return [(each["Size"], each["Shared_Hugetlb"] + each["Private_Hugetlb"])
+            for each in mappings(process) if each["KernelPageSize"] > PAGE]
 
 
 @pytest.fixture
@@ -107,3 +114,96 @@ def test_ram_that_is_no_multiple_of_the_huge_page_is_refused(guest, huge_pages):
     assert process.wait() == 1
     assert process.stderr == ("rhea: RAM 'm': RAM size 67112960 bytes is not a multiple of the page "
                               f"size {huge_pages >> 20} MiB\n")
+
+
+def start_dirtier(guest, folder: pathlib.Path, *extra: str) -> Instance:
+    folder.mkdir()
+    return migration.start(guest.run, folder, *guest.arguments(
+        "dirtier", "-debugcon", "stdio", *extra, serial="null", append="1"))
+
+
+def beats(instance: Instance, number: int) -> None:
+    for _ in range(number):
+        instance.process.wait_for("\n")
+
+
+def move(source: Instance, target: Instance, channels: int, uri: str) -> None:
+    """Waits until the guest runs, and has gone on, in the target; stops it there."""
+    source.qmp.execute("migrate-set-parameters", max_bandwidth=0, multifd_channels=max(channels, 1))
+    if channels:
+        source.set_capabilities("multifd")
+    source.qmp.execute("migrate", uri=migration.listen(target, uri))
+    result = source.finish()
+    assert result["status"] == "completed", result
+    assert target.wait_migration(*migration.OVER) == "completed"
+    beats(target, 2)
+    target.qmp.execute("stop")
+
+
+def ram_file(instance: Instance) -> pathlib.Path:
+    """The memfd that is the machine's RAM."""
+    [path] = [fd for fd in pathlib.Path(f"/proc/{instance.process.process.pid}/fd").iterdir()
+              if str(fd.readlink()).startswith("/memfd:ram ")]
+    return path
+
+
+def check_moved(source: Instance, target: Instance) -> None:
+    left, _ = read_area(ram_file(source), UNIT)
+    first, last = read_area(ram_file(target), UNIT)
+    check_steps(first, last)
+    assert first[0] > 0
+    assert all(now >= then for now, then in zip(first, left)), "a page went back"
+
+
+def end(instance: Instance) -> None:
+    instance.qmp.execute("quit")
+    assert instance.process.wait() == 0, instance.process.stderr
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_a_guest_moves_onto_huge_pages_and_off_them(huge_pages, guest, tmp_path, channels):
+    plain = ("-object", "memory-backend-memfd,id=ram,share=on,size=64M", "-machine", "memory-backend=ram")
+    huge = ("-object", "memory-backend-memfd,id=ram,hugetlb=on,share=on,size=64M", *plain[2:])
+    source = start_dirtier(guest, tmp_path / "source", *plain)
+    beats(source, 3)
+    middle = start_dirtier(guest, tmp_path / "middle", *huge, "-incoming", "defer")
+    move(source, middle, channels, f"unix:{tmp_path / 'onto'}")
+    [(mapped, present)] = hugetlb_mappings(middle.process)
+    assert mapped == RAM_MIB << 20
+    assert present >= UNIT
+    check_moved(source, middle)
+    end(source)
+
+    middle.qmp.execute("cont")
+    target = start_dirtier(guest, tmp_path / "target", *plain, "-incoming", "defer")
+    move(middle, target, channels, f"unix:{tmp_path / 'off'}")
+    [(mapped, present)] = hugetlb_mappings(middle.process)
+    assert mapped == RAM_MIB << 20
+    assert present >= UNIT
+    assert hugetlb_mappings(target.process) == []
+    check_moved(middle, target)
+    end(middle)
+    end(target)
+
+
+def vm_events(name: str) -> int:
+    found = re.search(rf"^{name} (\d+)$", pathlib.Path("/proc/vmstat").read_text(), re.M)
+    return int(found.group(1)) if found else 0
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_a_guest_that_arrives_in_anonymous_ram_has_transparent_huge_pages(guest, tmp_path, channels):
+    if not TRANSPARENT.exists() or "[never]" in TRANSPARENT.read_text():
+        pytest.skip("this host has no transparent huge pages")
+    source = start_dirtier(guest, tmp_path / "source")
+    beats(source, 3)
+    without = vm_events("thp_fault_fallback")
+    target = start_dirtier(guest, tmp_path / "target", "-incoming", "defer")
+    move(source, target, channels, f"unix:{tmp_path / 'socket'}")
+    [ram] = [each for each in mappings(target.process) if each["Size"] == RAM_MIB << 20]
+    end(source)
+    end(target)
+    if ram["AnonHugePages"] < ram["Rss"] and vm_events("thp_fault_fallback") > without:
+        pytest.skip("the host found no huge page when it was asked for one")
+    assert ram["Rss"] >= UNIT
+    assert ram["AnonHugePages"] == ram["Rss"]
