@@ -10,7 +10,7 @@
 namespace rhea::migration {
 
 /// The version of the stream. It changes when an older instance could misread a newer one.
-inline constexpr uint32_t kStreamVersion = 1;
+inline constexpr uint32_t kStreamVersion = 2;
 
 struct RamInfo {
   std::string name;

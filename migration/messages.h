@@ -10,13 +10,15 @@ namespace rhea::migration {
 /// kHello: what is to be moved, and how.
 struct Hello {
   Manifest machine;
-  uint32_t channels = 0;  ///< that carry the pages, beside this connection; 0: this one does
-  uint64_t session = 0;   ///< what each of them says first
+  uint32_t channels = 0;       ///< that carry the pages, beside this connection; 0: this one does
+  uint64_t session = 0;        ///< what each of them says first
+  bool validate_uuid = false;  ///< the source wants the UUIDs compared
   template <class Visitor, class Self>
   static void describe(Visitor& v, Self& s) {
     v.field("machine", s.machine);
     v.field("channels", s.channels);
     v.field("session", s.session);
+    v.field("validate-uuid", s.validate_uuid);
   }
 };
 

@@ -36,6 +36,7 @@ Result<std::unique_ptr<Source>> Source::start(const Parts& parts, const Address&
       s.channel_ = TRY(connect_to(address, s.cancel_, s.take_fd_));
     s.hello_.machine = parts.machine.manifest();
     s.hello_.channels = options.ram.channels;
+    s.hello_.validate_uuid = options.validate_uuid;
     s.hello_.session = std::random_device{}();
     const auto blocks = parts.machine.ram();
     s.scan_ = std::make_unique<RamScan>(blocks);

@@ -38,6 +38,7 @@ class SourceObserver {
 
 struct SourceOptions {
   Nanoseconds downtime_limit = std::chrono::milliseconds(300);
+  bool validate_uuid = false;  ///< the destination must have the same, whatever its own wish
   bool pause_before_switchover = false;
   AutoConverge auto_converge = AutoConverge::kNo;
   ThrottleParameters throttle;

@@ -104,7 +104,8 @@ Result<void> Target::greet() {
     blocks = parts_.machine.ram();
     return ok();
   }));
-  TRY(check_same_machine(ours_, theirs.machine, options_.uuid));
+  TRY(check_same_machine(ours_, theirs.machine,
+                         theirs.validate_uuid ? CompareUuid::kYes : options_.uuid));
   devices_.resize(ours_.devices.size());
   has_device_.resize(ours_.devices.size());
   ram_ = TRY(RamReceiver::create(link_, in_order_of(theirs.machine.ram, blocks), theirs.channels,

@@ -28,7 +28,7 @@ MAX_NAME, MAX_DEPTH = 48, 8
 NUMBERS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 8}  # type: size
 BOOL, I64, BYTES, STRING, STRUCT, LIST = 1, 6, 7, 8, 9, 10
 
-STREAM_VERSION = 1
+STREAM_VERSION = 2
 MAGIC = b"RHEA"
 FRAME_HEADER = struct.Struct("<4sHHII")
 WIRE_PAGES = struct.Struct("<IHHII")

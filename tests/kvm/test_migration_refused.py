@@ -51,10 +51,10 @@ def test_another_version_of_the_stream_is_refused(pair):
     name = b"\x0estream-version\x04"  # a u32
     payload = pair.held.data[relay.HEADER:-relay.TRAILER]
     assert payload.count(name) == 1
-    newer = payload.replace(name + struct.pack("<I", 1), name + struct.pack("<I", 2))
+    newer = payload.replace(name + struct.pack("<I", 2), name + struct.pack("<I", 3))
     assert newer != payload
     pair.held.forward(relay.frame(0x01, newer))
-    faults.back(pair, "The version of the stream differs: 2 there, 1 here")
+    faults.back(pair, "The version of the stream differs: 3 there, 2 here")
 
 
 # --- Somebody else's locks --------------------------------------------------------------------------

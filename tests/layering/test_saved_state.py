@@ -113,11 +113,12 @@ def frame(kind: int, payload: bytes = b"", zero: int = 0) -> bytes:
     return head + crc(head).to_bytes(4, "little") + payload + crc(payload).to_bytes(4, "little")
 
 
-def hello(version: int = 1, channels: int = 0, paths: tuple[str, ...] = ("rtc",)) -> bytes:
+def hello(version: int = 2, channels: int = 0, paths: tuple[str, ...] = ("rtc",)) -> bytes:
     devices = [state(path=path, kind="mc146818", version=1, schema=7, settings="") for path in paths]
     return frame(1, state(machine=state(
         stream_version=version, program="Rhea 0", machine="pc", accelerator="qtest", cpus=1, uuid="",
-        ram=[state(name="pc.ram", size=4096 * 4)], devices=devices), channels=channels, session=9))
+        ram=[state(name="pc.ram", size=4096 * 4)], devices=devices), channels=channels, session=9,
+        validate_uuid=False))
 
 
 def pages(block: int = 0, normal: tuple[int, ...] = (1,), zero: tuple[int, ...] = (),
@@ -165,7 +166,7 @@ def instead(index: int, *others: bytes) -> bytes:
 @pytest.mark.parametrize("index, others, ahead, message", [
     (0, [], 0, "a frame 'pages': it is not its turn"),
     (0, [hello(), hello()], 1, "a frame 'hello': it is not its turn"),
-    (0, [hello(version=2)], 0, "a frame 'hello': version 2 of the stream, this is a reader of version 1"),
+    (0, [hello(version=3)], 0, "a frame 'hello': version 3 of the stream, this is a reader of version 2"),
     (0, [hello(paths=("rtc", "rtc"))], 0, "a frame 'hello': there are two devices 'rtc'"),
     (0, [hello(channels=2)], 1, "a frame 'pages': pages on the main connection, where channels of "
                                 "their own carry them"),

@@ -39,11 +39,12 @@ def with_uuid(tmp_path: pathlib.Path) -> Iterator[Pair]:
         yield both
 
 
-@pytest.mark.parametrize("asked", ["both", "destination"])
+@pytest.mark.parametrize("asked", ["both", "source", "destination"])
 def test_another_uuid_is_refused_before_anything_stops(with_uuid: Pair, asked: str) -> None:
-    switch(with_uuid.source, validate_uuid=asked == "both")
+    switch(with_uuid.source, validate_uuid=asked != "destination")
+    here = asked != "source"
     difference = f"The UUID differs: {HERE} there, {THERE} here"
-    target = with_uuid.defer("-uuid", THERE, validate_uuid=True)
+    target = with_uuid.defer("-uuid", THERE, validate_uuid=here)
     with_uuid.source.qmp.execute("migrate", uri=with_uuid.uri)
     assert wait_migration(with_uuid.source, *OVER) == "failed"
     assert with_uuid.query()["error-desc"] == f"The destination refuses the machine: {difference}"
@@ -51,7 +52,7 @@ def test_another_uuid_is_refused_before_anything_stops(with_uuid: Pair, asked: s
     assert f"load of migration failed: {difference}" in target.process.stderr
     assert status(with_uuid.source) == "running"
     assert "STOP" not in [event["event"] for event in with_uuid.source.qmp.events]
-    target = with_uuid.defer("-uuid", HERE.upper(), validate_uuid=True)
+    target = with_uuid.defer("-uuid", HERE.upper(), validate_uuid=here)
     with_uuid.source.qmp.execute("migrate", uri=with_uuid.uri)
     assert wait_migration(target, *OVER) == "completed"
 

@@ -70,6 +70,7 @@ Result<void> check(const MigrationParameters& parameters) {
 migration::SourceOptions MigrationSettings::source() const {
   migration::SourceOptions options;
   options.downtime_limit = std::chrono::milliseconds(parameters.downtime_limit);
+  options.validate_uuid = capabilities.validate_uuid;
   options.pause_before_switchover = capabilities.pause_before_switchover;
   options.auto_converge =
       capabilities.auto_converge ? migration::AutoConverge::kYes : migration::AutoConverge::kNo;

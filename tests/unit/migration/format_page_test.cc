@@ -58,7 +58,8 @@ Hello hello() {
                       .ram = {{"pc.ram", 0x8000000}},
                       .devices = {{"rtc", "mc146818", 1, 0x3d41a1a9, ""}}},
           .channels = 2,
-          .session = 0x5e55104e};
+          .session = 0x5e55104e,
+          .validate_uuid = false};
 }
 
 /// Four pages: the last has content.

@@ -41,8 +41,8 @@ TEST_CASE("Manifest: the same machine is the same, in any order, of any program"
 
 TEST_CASE("Manifest: what differs is named, with both values", "[migration]") {
   const auto [change, expected] = GENERATE(table<std::function<void(Manifest&)>, std::string>({
-      {[](Manifest& m) { m.stream_version = 2; },
-       "The version of the stream differs: 2 there, 1 here"},
+      {[](Manifest& m) { m.stream_version = 3; },
+       "The version of the stream differs: 3 there, 2 here"},
       {[](Manifest& m) { m.machine = "q35"; }, "The machine differs: q35 there, pc here"},
       {[](Manifest& m) { m.accelerator = "qtest"; },
        "The accelerator differs: qtest there, kvm here"},
