@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from support import qmp, vm  # noqa: E402
+from support.dirtier import Dirtiers  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,3 +73,8 @@ def guest(tmp_path: pathlib.Path) -> Iterator[Guest]:
     factory = Guest(tmp_path)
     yield factory
     factory.clean_up()
+
+
+@pytest.fixture
+def dirtiers(guest: Guest, tmp_path: pathlib.Path) -> Dirtiers:
+    return Dirtiers(guest, tmp_path)

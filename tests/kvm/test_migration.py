@@ -9,41 +9,10 @@ from typing import Any
 import pytest
 
 from support import migration, vm
-from support.dirtier import PAGE, UNIT, check_steps, read_area
+from support.dirtier import PAGE, UNIT, beats, check_steps, read_area
 from support.migration import Instance
 
 HOPS = vm.sized(20, 200)
-
-
-class Dirtiers:
-    """Instances of the guest that writes all the time, each with its RAM in a file of its own."""
-
-    def __init__(self, guest: Any, folder: pathlib.Path) -> None:
-        self.guest, self.folder, self.count = guest, folder, 0
-
-    def start(self, *extra: str, accel: str = "kvm") -> Instance:
-        self.count += 1
-        folder = self.folder / str(self.count)
-        folder.mkdir()
-        words = self.guest.arguments("dirtier", "-machine", "memory-backend=ram", "-debugcon", "stdio",
-                                     "-object", f"memory-backend-file,id=ram,size=64M,"
-                                     f"mem-path={folder / 'ram'},share=on",
-                                     *extra, serial="null", append="1")
-        words[words.index("-accel") + 1] = accel
-        instance = migration.start(self.guest.run, folder, *words)
-        instance.ram = folder / "ram"
-        return instance
-
-
-@pytest.fixture
-def dirtiers(guest, tmp_path) -> Dirtiers:
-    return Dirtiers(guest, tmp_path)
-
-
-def beats(instance: Instance, number: int) -> None:
-    """Waits for `number` more of the guest's heartbeats."""
-    for _ in range(number):
-        instance.process.wait_for("\n")
 
 
 def console(instance: Instance) -> str:

@@ -1,10 +1,15 @@
-"""What the guest `dirtier` promises of its memory, wherever it is stopped."""
+"""The guest `dirtier`: its instances, and what it promises of its memory, wherever it is stopped."""
 
 from __future__ import annotations
 
 import mmap
 import os
+import pathlib
 import struct
+from typing import Any
+
+from support import migration
+from support.migration import Instance
 
 AREA = 16 << 20
 PAGE = 4096
@@ -28,3 +33,37 @@ def check_steps(first: list[int], last: list[int]) -> None:
     torn = [i for i, (a, b) in enumerate(zip(first, last)) if a != b]
     assert len(torn) <= 1
     assert all(first[i] == last[i] + 1 for i in torn)
+
+
+class Dirtiers:
+    """Instances of it, each with its RAM in a file of its own; its heartbeats are lines on stdout."""
+
+    def __init__(self, guest: Any, folder: pathlib.Path) -> None:
+        self.guest, self.folder, self.count = guest, folder, 0
+
+    def start(self, *extra: str, accel: str = "kvm") -> Instance:
+        self.count += 1
+        folder = self.folder / str(self.count)
+        folder.mkdir()
+        words = self.guest.arguments("dirtier", "-machine", "memory-backend=ram", "-debugcon", "stdio",
+                                     "-object", f"memory-backend-file,id=ram,size=64M,"
+                                     f"mem-path={folder / 'ram'},share=on",
+                                     *extra, serial="null", append="1")
+        words[words.index("-accel") + 1] = accel
+        instance = migration.start(self.guest.run, folder, *words)
+        instance.ram = folder / "ram"
+        return instance
+
+
+def beats(instance: Instance, number: int) -> None:
+    """Waits for `number` more of the guest's heartbeats."""
+    for _ in range(number):
+        instance.process.wait_for("\n")
+
+
+def beats_from_now(instance: Instance, number: int) -> None:
+    """Of which none was written before the call. Between two of them the guest has written every page."""
+    instance.process.drain()
+    written = instance.process.stdout.count("\n")
+    while instance.process.stdout.count("\n") < written + number:
+        instance.process.wait_for("\n")
