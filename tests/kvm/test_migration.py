@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import random
+import socket
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -23,9 +26,29 @@ def console(instance: Instance) -> str:
 
 def choose(dice: random.Random) -> dict[str, Any]:
     """How one hop is made."""
-    return {"transport": dice.choice(["unix", "tcp"]), "channels": dice.choice([0, 1, 2, 4]),
-            "compression": dice.choice(["none", "zstd"]), "pause": dice.random() < 0.2,
-            "accel": dice.choice(["kvm", "kvm,dirty-ring-size=4096"])}
+    transport = dice.choice(["unix", "tcp", "fd", "exec"])
+    return {"transport": transport, "channels": dice.choice([0, 1, 2, 4]) if transport in ("unix", "tcp") else 0,
+            "compression": dice.choice(["none", "zstd"]), "accel": dice.choice(["kvm", "kvm,dirty-ring-size=4096"]),
+            "pause-before-switchover": dice.random() < 0.2,
+            **{capability: dice.random() < 0.5 for capability in OFTEN}}
+
+
+OFTEN = ["auto-converge", "late-block-activate", "validate-uuid"]
+
+
+def connect(source: Instance, target: Instance, transport: str, folder: pathlib.Path) -> str:
+    """Has the target wait; where the source is to go."""
+    if transport == "fd":
+        ends = socket.socketpair()
+        for instance, end in zip((source, target), ends):
+            instance.qmp.pass_fd("way", end.fileno())
+            end.close()
+        return migration.listen(target, "fd:way")
+    if transport == "exec":
+        os.mkfifo(folder / "fifo")
+        migration.listen(target, f"exec:cat {folder / 'fifo'}")
+        return f"exec:cat > {folder / 'fifo'}"
+    return migration.listen(target, f"unix:{folder / 'socket'}" if transport == "unix" else "tcp:127.0.0.1:0")
 
 
 def hop(source: Instance, target: Instance, how: dict[str, Any], folder: pathlib.Path) -> None:
@@ -34,12 +57,11 @@ def hop(source: Instance, target: Instance, how: dict[str, Any], folder: pathlib
                        multifd_compression=how["compression"])
     if how["channels"]:
         source.set_capabilities("multifd")
-    if how["pause"]:
-        source.set_capabilities("pause-before-switchover")
-    uri = migration.listen(target, f"unix:{folder / 'socket'}" if how["transport"] == "unix"
-                           else "tcp:127.0.0.1:0")
-    source.qmp.execute("migrate", uri=uri)
-    if how["pause"]:
+    for name in ("pause-before-switchover", *OFTEN):
+        for instance in (source, target):  # each of them means something to one of the two
+            instance.set_capabilities(name, state=how[name])
+    source.qmp.execute("migrate", uri=connect(source, target, how["transport"], folder))
+    if how["pause-before-switchover"]:
         source.wait_migration("pre-switchover")
         source.qmp.execute("migrate-continue", state="pre-switchover")
     result = source.finish()
@@ -48,17 +70,24 @@ def hop(source: Instance, target: Instance, how: dict[str, Any], folder: pathlib
     assert (source.status(), target.status()) == ("postmigrate", "running")
 
 
+def any_uuid(dice: random.Random) -> str:
+    return str(UUID(int=dice.getrandbits(128)))
+
+
 def test_pages_differ_by_one_step_after_every_hop_and_none_goes_back(dirtiers, tmp_path):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     dice = random.Random(seed)
-    source = dirtiers.start()
+    uuid = any_uuid(dice)
+    source = dirtiers.start("-uuid", uuid)
     beats(source, 3)
     written = ""  # by one guest, whatever process it was in
     for number in range(HOPS):
         how = choose(dice)
         print(f"hop {number}: {how}")
-        target = dirtiers.start("-incoming", "defer", accel=how["accel"])
+        if not how["validate-uuid"]:
+            uuid = any_uuid(dice)
+        target = dirtiers.start("-uuid", uuid, "-incoming", "defer", accel=how["accel"])
         hop(source, target, how, target.ram.parent)
         beats(target, 2)
         target.qmp.execute("stop")

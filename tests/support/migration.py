@@ -19,9 +19,9 @@ class Instance:
     def status(self) -> str:
         return self.qmp.execute("query-status")["status"]
 
-    def set_capabilities(self, *names: str) -> None:
+    def set_capabilities(self, *names: str, state: bool = True) -> None:
         self.qmp.execute("migrate-set-capabilities", capabilities=[
-            {"capability": name, "state": True} for name in names])
+            {"capability": name, "state": state} for name in names])
 
     def wait_migration(self, *wanted: str) -> str:
         """Waits for one of these statuses, and says which; events before it are dropped."""

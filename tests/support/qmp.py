@@ -66,16 +66,26 @@ class Qmp:
 
     def send(self, command: str, **arguments: Any) -> int:
         """Sends a command without waiting; returns its id."""
+        self.socket.sendall(self._request(command, arguments))
+        return self._next_id
+
+    def _request(self, command: str, arguments: dict[str, Any]) -> bytes:
         self._next_id += 1
         request: dict[str, Any] = {"execute": command, "id": self._next_id}
         if arguments:
             request["arguments"] = {key.replace("_", "-"): v for key, v in arguments.items()}
-        self.socket.sendall(json.dumps(request).encode() + b"\r\n")
-        return self._next_id
+        return json.dumps(request).encode() + b"\r\n"
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """The command's return value; events that come before it are kept."""
-        number = self.send(command, **arguments)
+        return self._answer(self.send(command, **arguments))
+
+    def pass_fd(self, name: str, fd: int) -> None:
+        """The server has one of its own by this name then."""
+        socket.send_fds(self.socket, [self._request("getfd", {"fdname": name})], [fd])
+        assert self._answer(self._next_id) == {}
+
+    def _answer(self, number: int) -> Any:
         while "event" in (message := self.read_message()):
             self.events.append(self._checked(message))
         assert message.pop("id") == number, message
