@@ -25,7 +25,10 @@ UNTIL_READY = ["hello 1", "welcome 1", "channel hello 1", "channel bytes 1", "pa
                faults.SECOND_PASS, faults.PRE_SWITCHOVER, "device 1", "end 1", "ready 1"]
 WITH_ALL_CHANNELS = ["sync 1", faults.SECOND_PASS, faults.PRE_SWITCHOVER]
 HAND_OVER = ["released 1", "ack 1", "go 1"]
-ONLY_FULL_SIZE = ["welcome 1", "channel hello 1", "sync 1", "device 1"]
+# In status `device`, which ends with GO.
+CONTINUED = [faults.CONTINUED + moment for moment in ("device 1", "end 1", "ready 1", "released 1", "ack 1")]
+MOMENTS = UNTIL_READY + HAND_OVER + CONTINUED
+ONLY_FULL_SIZE = ["welcome 1", "channel hello 1", "sync 1", "device 1", *CONTINUED[1:]]
 
 BROKEN = f"checksum|{faults.LOST}"
 
@@ -41,6 +44,11 @@ def cancel(pair: Pair) -> None:
     pair.source.qmp.execute("migrate_cancel")
 
 
+def cancel_target(pair: Pair) -> None:
+    """There is nothing to cancel: the move is the source's."""
+    assert pair.target.qmp.execute("migrate_cancel") == {}
+
+
 def kill_source(pair: Pair) -> None:
     pair.kill(pair.source)
 
@@ -51,12 +59,10 @@ def kill_target(pair: Pair) -> None:
 
 def stop(instance: faults.Instance, pair: Pair) -> None:
     """What is held goes on to one that hears nothing for a while."""
-    process = instance.process.process
-    process.send_signal(signal.SIGSTOP)
-    if pair.held:
-        pair.held.forward()
-    time.sleep(PAUSE_S)  # the fault itself
-    process.send_signal(signal.SIGCONT)
+    with faults.standing(instance):
+        if pair.held:
+            pair.held.forward()
+        time.sleep(PAUSE_S)  # the fault itself
 
 
 def stop_source(pair: Pair) -> None:
@@ -85,6 +91,7 @@ Outcome = Callable[[Pair, str], None]
 # What follows until READY is in; and if RELEASED, ACK, GO is what was held. What the source says of it.
 TABLE: dict[Fault, tuple[Outcome, Outcome, Outcome, Outcome, str]] = {
     cancel: (faults.back, faults.back, faults.back_target_kept, faults.there, ""),
+    cancel_target: (faults.there, faults.there, faults.there, faults.there, ""),
     kill_source: (faults.lost, faults.lost, faults.there_by_cont, faults.there_by_cont, ""),
     kill_target: (faults.back, faults.back, faults.back, faults.here_by_cont, faults.LOST),
     stop_source: (faults.there, faults.there, faults.there, faults.there, ""),
@@ -97,7 +104,7 @@ TABLE: dict[Fault, tuple[Outcome, Outcome, Outcome, Outcome, str]] = {
 
 def ways(moment: str, number: int) -> list[tuple[int, str]]:
     """Those in which it comes; at the short size one of them, in turns."""
-    every = WAYS if vm.full_size() else BRIEF_WAYS
+    every = WAYS if vm.full_size() and moment not in CONTINUED else BRIEF_WAYS
     if moment.startswith("channel"):
         every = [way for way in every if way[0]]
     if moment == "pages 1":
@@ -111,12 +118,13 @@ def named(way: tuple[int, str], *names: str) -> str:
 
 def rows() -> Iterator:
     for row, (fault, (*outcomes, error)) in enumerate(TABLE.items()):
-        for number, moment in enumerate(UNTIL_READY + HAND_OVER):
+        for number, moment in enumerate(MOMENTS):
             if moment == faults.PRE_SWITCHOVER and fault in (corrupt, truncate):
                 continue  # nothing is on its way
             if moment in ONLY_FULL_SIZE and not vm.full_size():
                 continue
-            outcome = outcomes[max(0, number - len(UNTIL_READY) + 1)]
+            frame = moment.removeprefix(faults.CONTINUED)
+            outcome = outcomes[HAND_OVER.index(frame) + 1 if frame in HAND_OVER else 0]
             for way in ways(moment, number + row):
                 yield pytest.param(way, moment, fault, outcome, error,
                                    id=named(way, moment, fault.__name__))
@@ -148,6 +156,41 @@ def test_one_channel_closed(pair, moment, channel):
     if pair.held:
         pair.held.forward()
     faults.back(pair, f"{faults.LOST}|The destination gives up")
+
+
+# --- While it is cancelling -------------------------------------------------------------------------
+
+SHORT_PAUSE_S = 1  # the source has patience for five
+
+
+def wait_a_while(_: Pair) -> None:
+    time.sleep(SHORT_PAUSE_S)  # the fault itself
+
+
+def stop_source_a_while(pair: Pair) -> None:
+    with faults.standing(pair.source):
+        wait_a_while(pair)
+
+
+CANCELLING: dict[Fault, Outcome] = {
+    kill_source: faults.there_by_cont,
+    kill_target: faults.back,
+    stop_source_a_while: faults.back_target_kept,
+    wait_a_while: faults.back_target_kept,
+}
+
+
+@pytest.mark.parametrize("pair", WAYS if vm.full_size() else BRIEF_WAYS[:1], indirect=True, ids=lambda way: named(way))
+@pytest.mark.parametrize("fault,outcome", CANCELLING.items(), ids=lambda it: it.__name__)
+def test_fault_while_cancelling(pair, fault, outcome):
+    """The source wants its locks back, and a destination that stands still has them."""
+    pair.reach("ack 1")
+    with faults.standing(pair.target):
+        pair.source.qmp.execute("migrate_cancel")
+        pair.source.wait_migration("cancelling")
+        assert pair.source.qmp.execute("query-migrate")["status"] == "cancelling"
+        fault(pair)
+    outcome(pair, "")
 
 
 @pytest.mark.parametrize("pair", [BRIEF_WAYS[0]], indirect=True, ids=["unix"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import pathlib
 import re
 import signal
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import pytest
 
@@ -24,6 +25,7 @@ MADE_AT_FIRST_USE = ("kvm-nx-lpage-re", "iou-wrk", "iou-sqp", "anon_inode:[io_ur
 LOST = "Unable to (read from|write to) socket"
 PRE_SWITCHOVER = "pre-switchover"
 SECOND_PASS = "sync 2"
+CONTINUED = "continued "  # after pre-switchover; then follows a frame
 NEVER = {"downtime_limit": 0}  # what the guest writes is more than nothing
 SOON = {"downtime_limit": 60_000}
 SLOWLY = {"max_bandwidth": 1 << 20}  # a pass takes far longer than the guest's next steps
@@ -45,12 +47,13 @@ class Pair:
         self.image.write_bytes(bytes(1 << 20))
         self.stranger = ImageLock(self.image)
         self.alive: dict[str, Instance] = {}
+        self.before: dict[str, collections.Counter[str]] = {}  # what each held
         self.relay: Relay | None = None
         self.held: Held | None = None
         self.moment = ""
         self.source = self.start("source", ram=ram)
         self.expect_run("source")
-        self.before = held_by(self.source)
+        self.before["source"] = held_by(self.source)
 
     # --- Instances ----------------------------------------------------------------------------------
 
@@ -68,6 +71,7 @@ class Pair:
         if disk:
             words += [*self.disk(), "-device", "virtio-blk-pci,drive=d0,id=vd0"]
         self.alive[who] = migration.start(self.guest.run, folder, *words, *extra)
+        self.before[who] = held_by(self.alive[who])
         return self.alive[who]
 
     def disk(self) -> list[str]:
@@ -78,7 +82,6 @@ class Pair:
         self.target = self.start("target", "-incoming", "defer", *extra, **machine)
         if late:
             self.target.set_capabilities("late-block-activate")
-        self.target_before = held_by(self.target)
         uri = migration.listen(self.target, self._address("target"))
         self.relay = Relay(self._address("relay"), uri)
 
@@ -97,28 +100,34 @@ class Pair:
     # --- On the way ---------------------------------------------------------------------------------
 
     def reach(self, moment: str) -> None:
-        """Migrates until that frame, by kind and number, is held; or until pre-switchover."""
+        """Migrates until that frame, by kind and number, is held; or until pre-switchover. Behind
+        CONTINUED the one is behind the other."""
         self.moment = moment
+        continues = moment.startswith(CONTINUED)
         if self.relay is None:
             self.start_target()
         self.source.qmp.execute("migrate-set-parameters", max_bandwidth=0, x_page_checksum=True,
                                 multifd_channels=max(self.channels, 1), **SOON)
         if self.channels:
             self.source.set_capabilities("multifd")
-        if moment == PRE_SWITCHOVER:
+        if continues or moment == PRE_SWITCHOVER:
             self.source.set_capabilities("pause-before-switchover")
-        elif moment:
-            kind, number = moment.rsplit(" ", 1)
+        if moment and moment != PRE_SWITCHOVER:
+            kind, number = moment.removeprefix(CONTINUED).rsplit(" ", 1)
             self.held = self.relay.hold(kind, int(number))
         if moment == SECOND_PASS:
             self.source.qmp.execute("migrate-set-parameters", **NEVER, **SLOWLY)
         self.source.qmp.execute("migrate", uri=self.relay.uri)
         if moment == SECOND_PASS:
             self._see_steps_in_first_pass()
-        if moment == PRE_SWITCHOVER:
+        if continues or moment == PRE_SWITCHOVER:
             self.source.wait_migration(PRE_SWITCHOVER)
-        elif self.held:
+        if continues:
+            self.source.qmp.execute("migrate-continue", state=PRE_SWITCHOVER)
+        if self.held:
             self.held.wait()
+        if continues:
+            assert self.source.qmp.execute("query-migrate")["status"] == "device"
 
     def _see_steps_in_first_pass(self) -> None:
         """So that there is a second one, behind which at least one more comes: without them a busy host
@@ -171,23 +180,26 @@ class Pair:
             instance.qmp.execute("cont")
         assert instance.status() == "paused"
 
-    def expect_no_leak(self, instance: Instance, before: collections.Counter[str]) -> None:
+    def expect_no_leak(self, who: str) -> None:
         """Threads and descriptors; the last of them go soon after the end is told."""
-        until(lambda: not held_by(instance) - before, instance, lambda: str(held_by(instance) - before))
+        instance, before = self.alive[who], self.before[who]
+        until(lambda: not held_by(instance) - before, instance,
+              lambda: f"{who}: {held_by(instance) - before}")
 
     def finish(self, survivor: Instance | None) -> None:
         """Who survives migrates again, to one that is new; then all end, and the witness is asked."""
         if survivor:
             third = self.start("third", "-incoming", "defer")
             uri = migration.listen(third, self._address("third"))
-            survivor.qmp.execute("migrate-set-capabilities", capabilities=[
-                {"capability": "pause-before-switchover", "state": False}])
+            survivor.set_capabilities("pause-before-switchover", state=False)
             survivor.qmp.execute("migrate-set-parameters", **SOON)
             survivor.qmp.execute("migrate", uri=uri)
             self.expect_status(survivor, "completed")
             self.expect_run("third")
             third.qmp.execute("stop")
             self.check_memory(self.folder / "third" / "ram")
+        for who in self.alive:
+            self.expect_no_leak(who)
         for instance in self.alive.values():
             instance.qmp.execute("quit")
         for instance in self.alive.values():
@@ -233,6 +245,15 @@ def until(true: Callable[[], bool], instance: Instance, say: Callable[[], str]) 
         instance.status()
 
 
+@contextlib.contextmanager
+def standing(instance: Instance) -> Iterator[None]:
+    """It hears and says nothing meanwhile, and keeps what it holds."""
+    process = instance.process.process
+    process.send_signal(signal.SIGSTOP)
+    yield
+    process.send_signal(signal.SIGCONT)
+
+
 # --- Outcomes ---------------------------------------------------------------------------------------
 
 
@@ -244,7 +265,7 @@ def back(pair: Pair, error: str) -> None:
     pair.expect_status(pair.source, "failed" if error else "cancelled", error or None)
     pair.expect_run("source")
     pair.expect_target_gone()
-    pair.expect_no_leak(pair.source, pair.before)
+    pair.expect_no_leak("source")
     pair.finish(pair.source)
 
 
@@ -255,20 +276,21 @@ def back_target_kept(pair: Pair, error: str) -> None:
     pair.expect_run("source")
     expect_unconfirmed(pair)
     pair.expect_refused(pair.target)
-    pair.expect_no_leak(pair.source, pair.before)
+    pair.expect_no_leak("source")
     pair.finish(pair.source)
 
 
 def expect_unconfirmed(pair: Pair) -> None:
     pair.expect_status(pair.target, "failed", "The hand-over was not confirmed")
     assert pair.target.status() == "paused"
-    pair.expect_no_leak(pair.target, pair.target_before)
+    pair.expect_no_leak("target")
 
 
 def expect_left(pair: Pair) -> None:
     """GO was sent: the machine is no longer the source's."""
     pair.expect_status(pair.source, "completed")
     assert pair.source.status() == "postmigrate"
+    pair.expect_no_leak("source")
 
 
 def lost(pair: Pair, _: str) -> None:
@@ -283,11 +305,10 @@ def there(pair: Pair, _: str) -> None:
     """The destination has it."""
     pair.let_go()
     if "source" in pair.alive:
-        pair.expect_status(pair.source, "completed")
-        pair.expect_no_leak(pair.source, pair.before)
+        expect_left(pair)
     pair.expect_status(pair.target, "completed")
     pair.expect_run("target")
-    pair.expect_no_leak(pair.target, pair.target_before)
+    pair.expect_no_leak("target")
     pair.finish(pair.target)
 
 
@@ -300,6 +321,7 @@ def there_by_cont(pair: Pair, _: str) -> None:
     pair.stranger.expect_free()
     pair.target.qmp.execute("cont")
     pair.expect_run("target")
+    pair.expect_no_leak("target")
     pair.finish(pair.target)
 
 
@@ -310,5 +332,5 @@ def here_by_cont(pair: Pair, _: str) -> None:
     pair.stranger.expect_free()
     pair.source.qmp.execute("cont")
     pair.expect_run("source")
-    pair.expect_no_leak(pair.source, pair.before)
+    pair.expect_no_leak("source")
     pair.finish(pair.source)
