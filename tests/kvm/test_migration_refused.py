@@ -14,6 +14,7 @@ import pytest
 from support import faults, relay, vm
 from support.faults import Pair
 
+DISK = "pci/02.0"  # where it sits
 WAYS = [(0, "unix"), (2, "tcp")] if vm.full_size() else [(2, "tcp")]
 
 
@@ -38,23 +39,63 @@ OTHERS = {  # name -> the destination, what the source says
 }
 
 
+def expect_refused_early(pair: Pair, error: str) -> None:
+    """Before anything has stopped."""
+    faults.expect_back(pair, f"The destination refuses the machine: .*{error}")
+    assert pair.source.told() == ["setup", "failed"]
+    pair.finish(pair.source)
+
+
 @pytest.mark.parametrize("extra,machine,error", OTHERS.values(), ids=OTHERS)
 def test_another_machine_is_refused_before_the_source_stops(pair, extra, machine, error):
     pair.start_target(*extra, **machine)
     pair.reach("")
-    faults.back(pair, f"The destination refuses the machine: .*{error}")
-    assert not any(event["event"] == "STOP" for event in pair.source.qmp.events)
+    expect_refused_early(pair, error)
+
+
+def u32(value: int) -> bytes:
+    return struct.pack("<I", value)
 
 
 def test_another_version_of_the_stream_is_refused(pair):
     pair.reach("hello 1")
-    name = b"\x0estream-version\x04"  # a u32
-    payload = pair.held.data[relay.HEADER:-relay.TRAILER]
-    assert payload.count(name) == 1
-    newer = payload.replace(name + struct.pack("<I", 2), name + struct.pack("<I", 3))
-    assert newer != payload
-    pair.held.forward(relay.frame(0x01, newer))
-    faults.back(pair, "The version of the stream differs: 3 there, 2 here")
+    version = relay.field("stream-version", relay.U32)
+    pair.held.forge(version, u32(2), u32(3))
+    expect_refused_early(pair, "The version of the stream differs: 3 there, 2 here")
+
+
+@pytest.mark.parametrize("device", ["accelerator", "rtc", DISK])
+def test_another_version_of_a_device_is_refused_by_its_name(pair, device):
+    pair.reach("hello 1")
+    version = relay.field("version", relay.U32)
+    pair.held.forge(relay.path(device), version + u32(1), version + u32(2))
+    expect_refused_early(pair, rf"Device '{device}' \(.*\) has version 2 there, 1 here")
+
+
+# --- A state that can not be ------------------------------------------------------------------------
+
+MP_STATE, INDEX = relay.field("mp_state", relay.U32), relay.field("index", relay.U8)
+# The first, one in the middle, one of -device, the last -> what is behind what in it, what is to be there, the error.
+FORGED = {
+    "accelerator": (MP_STATE, u32(0), u32(0xffffffff), "vcpu 0: mp_state 0xffffffff is not possible"),
+    "rtc": (INDEX, b"\x00", b"\x80", "rtc: field 'index'"),
+    DISK: (relay.field("config", relay.BYTES), b"\xf4\x1a", b"\xf5\x1a",
+           "vd0: field 'config': byte 0x00 is 0xf5, ours is 0xf4"),
+    "run-state": (relay.field("state", relay.STRING), b"running", b"walking", "run-state: .*'walking'"),
+}
+STOPPED_AND_BACK = ["setup", "active", "STOP", "failed", "RESUME"]
+
+
+@pytest.mark.parametrize("device,forged", FORGED.items(), ids=FORGED)
+def test_a_state_that_can_not_be_is_refused_by_name_and_the_source_runs_again(pair, device, forged):
+    *change, error = forged
+    pair.reach(f"device {device}")
+    pair.held.forge(*change)
+    faults.expect_back(pair, f"The destination gives up: {error}")
+    faults.expect_told(pair.source, STOPPED_AND_BACK)
+    pair.target.qmp.wait_eof()
+    assert pair.target.told() == ["setup", "active", "failed"]
+    pair.finish(pair.source)
 
 
 # --- Somebody else's locks --------------------------------------------------------------------------
@@ -112,6 +153,9 @@ def test_a_destination_that_locks_late_waits_for_a_person_if_a_stranger_was_quic
 
 # --- A host that has no more ------------------------------------------------------------------------
 
+NONE_LEFT = 1 << 20  # bytes; less than it has: nothing more can be mapped
+
+
 def limit(pair: Pair, which: int, value: int) -> None:
     resource.prlimit(pair.target.process.process.pid, which, (value, value))
 
@@ -119,7 +163,7 @@ def limit(pair: Pair, which: int, value: int) -> None:
 @pytest.mark.skipif(vm.address_sanitized(), reason="AddressSanitizer itself needs memory then")
 def test_a_destination_without_memory_for_its_threads_ends(pair):
     pair.start_target()
-    limit(pair, resource.RLIMIT_AS, 1 << 20)  # less than it has: nothing more can be mapped
+    limit(pair, resource.RLIMIT_AS, NONE_LEFT)
     pair.reach("")
     pair.expect_target_gone("Resource temporarily unavailable")
     faults.back(pair, f"{faults.LOST}|The destination gives up: .*Resource temporarily unavailable")

@@ -100,8 +100,8 @@ class Pair:
     # --- On the way ---------------------------------------------------------------------------------
 
     def reach(self, moment: str) -> None:
-        """Migrates until that frame, by kind and number, is held; or until pre-switchover. Behind
-        CONTINUED the one is behind the other."""
+        """Migrates until that frame, by kind and number, or by kind and path, is held; or until pre-switchover.
+        Behind CONTINUED the one is behind the other."""
         self.moment = moment
         continues = moment.startswith(CONTINUED)
         if self.relay is None:
@@ -113,8 +113,8 @@ class Pair:
         if continues or moment == PRE_SWITCHOVER:
             self.source.set_capabilities("pause-before-switchover")
         if moment and moment != PRE_SWITCHOVER:
-            kind, number = moment.removeprefix(CONTINUED).rsplit(" ", 1)
-            self.held = self.relay.hold(kind, int(number))
+            kind, which = moment.removeprefix(CONTINUED).rsplit(" ", 1)
+            self.held = self.relay.hold(kind, int(which) if which.isdecimal() else which)
         if moment == SECOND_PASS:
             self.source.qmp.execute("migrate-set-parameters", **NEVER, **SLOWLY)
         self.source.qmp.execute("migrate", uri=self.relay.uri)
@@ -257,7 +257,7 @@ def standing(instance: Instance) -> Iterator[None]:
 # --- Outcomes ---------------------------------------------------------------------------------------
 
 
-def back(pair: Pair, error: str) -> None:
+def expect_back(pair: Pair, error: str) -> None:
     """The source goes on, the destination has ended."""
     pair.let_fall()
     if pair.moment == PRE_SWITCHOVER and error:
@@ -266,6 +266,19 @@ def back(pair: Pair, error: str) -> None:
     pair.expect_run("source")
     pair.expect_target_gone()
     pair.expect_no_leak("source")
+
+
+def expect_told(instance: Instance, wanted: list[str], either_first: tuple[str, ...] = ()) -> None:
+    """All that it has told, in this order; which of `either_first` came first is not asked."""
+    told = instance.told()
+    assert sorted(told) == sorted(wanted)
+    for one in either_first or [""]:
+        others = set(either_first) - {one}
+        assert [word for word in told if word not in others] == [word for word in wanted if word not in others]
+
+
+def back(pair: Pair, error: str) -> None:
+    expect_back(pair, error)
     pair.finish(pair.source)
 
 

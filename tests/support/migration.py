@@ -36,6 +36,11 @@ class Instance:
         assert answer["status"] == ended
         return answer
 
+    def told(self) -> list[str]:
+        """What became of the machine and of its move, as far as events have come: each status, STOP, RESUME."""
+        return [event["data"]["status"] if event["event"] == "MIGRATION" else event["event"]
+                for event in self.qmp.history if event["event"] in ("MIGRATION", "STOP", "RESUME")]
+
 
 def start(run: Callable[..., vm.Process], folder: pathlib.Path, *arguments: str) -> Instance:
     """Runs rhea by `run(*arguments)`, with a monitor that is negotiated when this returns."""

@@ -28,12 +28,13 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Qmp:
-    """A connected monitor. Events wait in `events`, in order, until somebody takes them."""
+    """A connected monitor. Events wait in `events`, in order, until somebody takes them; `history` has all."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(vm.PATIENCE_S)
         self.socket = connection
         self.events: collections.deque[Event] = collections.deque()
+        self.history: list[Event] = []
         self._buffer = bytearray()
         self._next_id = 0
 
@@ -87,7 +88,7 @@ class Qmp:
 
     def _answer(self, number: int) -> Any:
         while "event" in (message := self.read_message()):
-            self.events.append(self._checked(message))
+            self._keep(message)
         assert message.pop("id") == number, message
         if "error" in message:
             raise QmpError(message["error"])
@@ -108,22 +109,22 @@ class Qmp:
                 event = self.events.popleft()
                 if event["event"] == name:
                     return event.get("data")
-            self.events.append(self._checked(self.read_message()))
+            self._keep(self.read_message())
 
     def wait_eof(self) -> None:
         """Reads to the end; only events may come."""
         try:
             while True:
-                self.events.append(self._checked(self.read_message()))
+                self._keep(self.read_message())
         except EOFError:
             return
 
-    @staticmethod
-    def _checked(message: dict[str, Any]) -> Event:
+    def _keep(self, message: dict[str, Any]) -> None:
         assert list(message)[:2] == ["timestamp", "event"], f"not an event: {message}"
         assert set(message) <= {"timestamp", "event", "data"}, message
         assert 0 <= message["timestamp"]["microseconds"] < 1_000_000, message
-        return message
+        self.events.append(message)
+        self.history.append(message)
 
     def close(self) -> None:
         self.socket.close()

@@ -17,6 +17,7 @@ from support import vm
 KINDS = {0x01: "hello", 0x02: "pages", 0x03: "sync", 0x04: "device", 0x05: "end", 0x06: "released",
          0x07: "go", 0x08: "fail", 0x81: "welcome", 0x82: "refused", 0x83: "ready", 0x84: "ack"}
 HEADER, TRAILER, PAGE = 16, 4, 4096
+U8, U32, BYTES, STRING = 2, 4, 7, 8  # types of fields
 CHANNEL_HELLO = 64
 
 Address = tuple[str, int] | str
@@ -34,6 +35,26 @@ def crc32c(data: bytes) -> int:
 def frame(kind: int, payload: bytes) -> bytes:
     header = b"RHEA" + struct.pack("<HHI", kind, 0, len(payload))
     return header + struct.pack("<I", crc32c(header)) + payload + struct.pack("<I", crc32c(payload))
+
+
+def field(name: str, type_: int) -> bytes:
+    """How a field begins in a saved state: util/saved_state.h."""
+    return bytes([len(name)]) + name.encode() + bytes([type_])
+
+
+PATH = field("path", STRING)
+
+
+def path(of: str) -> bytes:
+    """How the state of a device names it, and its entry in hello."""
+    return PATH + struct.pack("<I", len(of)) + of.encode()
+
+
+def device_of(data: bytes) -> str:
+    """Whose state is in a device frame: its first field."""
+    at = HEADER + len(PATH)
+    [length] = struct.unpack_from("<I", data, at)
+    return data[at + 4:at + 4 + length].decode()
 
 
 class Held:
@@ -60,6 +81,15 @@ class Held:
     def corrupt(self) -> None:
         """One bit of its last byte."""
         self.forward(self.data[:-1] + bytes([self.data[-1] ^ 0x10]))
+
+    def forge(self, begin: bytes, old: bytes, new: bytes) -> None:
+        """Behind `begin`, which comes once in it, the next `old` is `new`; and its sums are right."""
+        assert len(new) == len(old)
+        payload = self.data[HEADER:-TRAILER]
+        assert payload.count(begin) == 1
+        at = payload.index(old, payload.index(begin) + len(begin))
+        [kind] = struct.unpack_from("<H", self.data, 4)
+        self.forward(frame(kind, payload[:at] + new + payload[at + len(old):]))
 
     def truncate(self) -> None:
         self.ends = True
@@ -149,7 +179,7 @@ class Connection:
                 return
 
     def _pass_on(self, kind: str, data: bytes, to: socket.socket) -> bool:
-        held = self.relay.held_at(kind)
+        held = self.relay.held_at(kind, data)
         if held is None:
             to.sendall(data)
             return True
@@ -171,7 +201,7 @@ class Relay:
         self._more_channels = threading.Condition()
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
-        self._held: dict[tuple[str, int], Held] = {}
+        self._held: dict[tuple[str, int | str], Held] = {}
         self._listener = open_socket(listen)
         self._listener.bind(address_of(listen))
         self._listener.listen(256)
@@ -180,15 +210,16 @@ class Relay:
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
 
-    def hold(self, kind: str, number: int = 1) -> Held:
-        """The `number`th frame of this kind that passes is to be held."""
-        held = self._held[kind, number] = Held(f"{kind} {number}")
+    def hold(self, kind: str, which: int | str = 1) -> Held:
+        """That frame of this kind is to be held, as they are counted; or of a device's, by its path."""
+        held = self._held[kind, which] = Held(f"{kind} {which}")
         return held
 
-    def held_at(self, kind: str) -> Held | None:
+    def held_at(self, kind: str, data: bytes) -> Held | None:
         with self._lock:
             self._counts[kind] = self._counts.get(kind, 0) + 1
-            return self._held.get((kind, self._counts[kind]))
+            held = self._held.get((kind, self._counts[kind]))
+            return self._held.get((kind, device_of(data)), held) if kind == "device" else held
 
     def add_channel(self, channel: Connection) -> None:
         with self._more_channels:
