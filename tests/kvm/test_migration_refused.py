@@ -151,6 +151,30 @@ def test_a_destination_that_locks_late_waits_for_a_person_if_a_stranger_was_quic
     pair.finish(pair.target)
 
 
+def test_a_destination_that_locks_late_has_no_lock_until_it_runs(pair):
+    pair.start_target(late=True)
+    pair.reach("go 1")
+    assert pair.stranger.take()
+    pair.stranger.give_back()
+    faults.there(pair, "")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_machine_that_arrives_paused_has_no_lock_until_cont(pair, late):
+    pair.start_target("-S", late=late)
+    pair.reach("")
+    faults.expect_left(pair)
+    pair.expect_status(pair.target, "completed")
+    assert pair.target.status() == "paused"
+    assert pair.stranger.take()
+    pair.expect_refused(pair.target)
+    pair.stranger.give_back()
+    pair.target.qmp.execute("cont")
+    pair.expect_run("target")
+    pair.expect_no_leak("target")
+    pair.finish(pair.target)
+
+
 # --- A host that has no more ------------------------------------------------------------------------
 
 NONE_LEFT = 1 << 20  # bytes; less than it has: nothing more can be mapped
