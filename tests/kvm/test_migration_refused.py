@@ -1,17 +1,19 @@
-"""A machine that the destination can not take: the source goes on, or waits for a person, and names why.
+"""A machine that the destination can not take, or the source not send: the source goes on, or waits for a person,
+and names why.
 
 The relay, the witness and the outcomes are those of `test_migration_faults.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import struct
 from typing import Iterator
 
 import pytest
 
-from support import faults, relay, vm
+from support import faults, qmp, relay, vm
 from support.faults import Pair
 
 DISK = "pci/02.0"  # where it sits
@@ -191,6 +193,50 @@ def test_a_destination_without_memory_for_its_threads_ends(pair):
     pair.reach("")
     pair.expect_target_gone("Resource temporarily unavailable")
     faults.back(pair, f"{faults.LOST}|The destination gives up: .*Resource temporarily unavailable")
+
+
+SHORTAGES = {"memory": (resource.RLIMIT_AS, NONE_LEFT, "cannot start a thread: Resource temporarily unavailable"),
+             "descriptors": (resource.RLIMIT_NOFILE, 3, "Too many open files")}
+
+
+@contextlib.contextmanager
+def short(pair: Pair, which: int, value: int) -> Iterator[None]:
+    """The source's host, for a while."""
+    pid = pair.source.process.process.pid
+    before = resource.prlimit(pid, which)
+    resource.prlimit(pid, which, (value, before[1]))
+    yield
+    resource.prlimit(pid, which, before)
+
+
+@pytest.mark.skipif(vm.address_sanitized(), reason="AddressSanitizer itself needs both then")
+@pytest.mark.parametrize("which,value,error", SHORTAGES.values(), ids=SHORTAGES)
+def test_a_source_that_can_not_begin_says_so_at_once(pair, which, value, error):
+    pair.start_target()
+    with short(pair, which, value):
+        with pytest.raises(qmp.QmpError, match=error):
+            pair.reach("")
+        pair.expect_run("source")
+    pair.expect_no_leak("source")
+    assert pair.source.told() == []
+    pair.reach("")
+    faults.there(pair, "")
+
+
+NO_MEMORY = ("cannot start a thread: Resource temporarily unavailable|"
+             "cannot map a coroutine stack: Cannot allocate memory")
+
+
+@pytest.mark.skipif(vm.address_sanitized(), reason="AddressSanitizer itself needs memory then")
+@pytest.mark.parametrize("pair", [(0, "unix"), (2, "tcp")], indirect=True, ids=["main", "multifd"])
+def test_a_source_that_has_no_memory_on_the_way_goes_on(pair):
+    """For the threads of its channels, or to bring its disks to rest: it has stopped then."""
+    pair.reach("hello 1")
+    with short(pair, resource.RLIMIT_AS, NONE_LEFT):
+        pair.held.forward()
+        faults.expect_back(pair, NO_MEMORY)
+    assert ("STOP" in pair.source.told()) == (pair.channels == 0)
+    pair.finish(pair.source)
 
 
 @pytest.mark.skipif(vm.address_sanitized(), reason="AddressSanitizer itself opens files then")
