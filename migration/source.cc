@@ -275,7 +275,9 @@ void Source::finish(Result<void> result) {
     throttle(0);
     if (std::exchange(logging_, false)) parts_.machine.stop_dirty_log();
     Status status = Status::kCompleted;
-    if (!result) status = cancel_->cancelled() ? Status::kCancelled : Status::kFailed;
+    // Who cancels takes it that the machine runs on. One that may not is a failure with a reason.
+    const bool cancelled = cancel_->cancelled() && state_ != SourceState::kLocked;
+    if (!result) status = cancelled ? Status::kCancelled : Status::kFailed;
     progress_.with([&](Progress& p) {
       p.status = status;
       p.total = parts_.clock.now() - began_;

@@ -340,6 +340,25 @@ TEST_CASE("Migration: somebody else takes the locks in between", "[migration]") 
                                         "lock on disk.img"));
 }
 
+TEST_CASE("Migration: a cancel that leaves the machine paused is a failure with a reason",
+          "[migration]") {
+  EngineFixture f;
+  f.source_options.retake_patience = std::chrono::milliseconds(100);
+  const bool stranger = GENERATE(false, true);
+  f.target.hook = [&](const std::string& call) {
+    bql.assert_held();
+    if (call != "lock") return;
+    if (stranger) f.outside.lock_holder = "stranger";
+    f.leaving().cancel();
+  };
+  f.run();
+  CHECK(f.source.runs != stranger);
+  CHECK_FALSE(f.target.runs);
+  CHECK(has(f.source_events, "cancelling"));
+  CHECK(f.source_events.back() == (stranger ? "failed" : "cancelled"));
+  if (stranger) CHECK_THAT(f.error(), Catch::Contains("The machine stays paused, because Failed"));
+}
+
 TEST_CASE("Migration: pause-before-switchover waits, and goes on when it is told", "[migration]") {
   EngineFixture f;
   f.source_options.pause_before_switchover = true;
@@ -402,7 +421,8 @@ TEST_CASE("Migration: a file that gets no end leaves the machine where it is", "
   };
   f.send("file:" + f.file("machine"));
   f.finish();
-  CHECK(f.source_events.back() == "cancelled");
+  CHECK(f.source_events.back() == (stranger ? "failed" : "cancelled"));
+  if (stranger) CHECK_THAT(f.error(), Catch::Contains("The machine stays paused, because Failed"));
   CHECK_FALSE(f.source.left);
   CHECK(f.source.runs != stranger);
   CHECK(f.outside.lock_holder == (stranger ? "stranger" : "source"));
