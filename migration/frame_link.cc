@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "migration/internal/buffer.h"
+
 namespace rhea::migration {
 namespace {
 
@@ -24,7 +26,7 @@ Result<Frame> FrameLink::receive() {
   std::array<uint8_t, kFrameHeaderBytes> head;
   TRY(channel_.read(std::as_writable_bytes(std::span(head))));
   const FrameHeader header = TRY(decode_frame_header(head));
-  std::vector<uint8_t> rest(header.length + kFrameTrailerBytes);
+  auto rest = TRY(internal::make_buffer<uint8_t>(header.length + kFrameTrailerBytes));
   TRY(channel_.read(std::as_writable_bytes(std::span(rest))));
   TRY(check_frame_payload(header.kind, rest));
   rest.resize(header.length);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "migration/internal/buffer.h"
 #include "util/crc32c.h"
 #include "util/sync_point.h"
 
@@ -123,8 +124,8 @@ Result<void> PacketReader::read_plain(Channel& in, const PacketHeader& header) {
 
 Result<void> PacketReader::read_compressed(Channel& in, const PacketHeader& header) {
   if (zstd_ == nullptr) {
-    compressed_.resize(kMaxPayloadBytes);
-    plain_.resize(kMaxPayloadBytes);
+    compressed_ = TRY(internal::make_buffer<std::byte>(kMaxPayloadBytes));
+    plain_ = TRY(internal::make_buffer<std::byte>(kMaxPayloadBytes));
     zstd_.reset(::ZSTD_createDCtx());
     if (zstd_ == nullptr) return fail(ErrorKind::kResource, "zstd: no memory");
   }

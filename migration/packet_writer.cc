@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "migration/internal/buffer.h"
 #include "util/crc32c.h"
 #include "util/sync_point.h"
 
@@ -36,10 +37,10 @@ Result<std::unique_ptr<PacketWriter>> PacketWriter::create(unsigned channel,
   std::unique_ptr<PacketWriter> writer(new PacketWriter(channel, ram, options));
   const bool compresses = options.compression == PacketOptions::Compression::kZstd;
   if (compresses || options.checksum == PacketOptions::Checksum::kPayload) {
-    writer->copy_.resize(kMaxPayloadBytes);
+    writer->copy_ = TRY(internal::make_buffer<std::byte>(kMaxPayloadBytes));
   }
   if (compresses) {
-    writer->compressed_.resize(kMaxPayloadBytes);
+    writer->compressed_ = TRY(internal::make_buffer<std::byte>(kMaxPayloadBytes));
     writer->zstd_.reset(::ZSTD_createCCtx());
     if (writer->zstd_ == nullptr) return fail(ErrorKind::kResource, "zstd: no memory");
     const size_t set =

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "migration/internal/buffer.h"
 #include "migration/zero_page.h"
 #include "util/check.h"
 #include "util/crc32c.h"
@@ -50,8 +51,14 @@ uint32_t checksum_of(std::span<const iovec> parts) {
 }  // namespace
 
 PageSender::PageSender(FrameLink& link, std::vector<RamView> ram, PageChecksum checksum)
-    : link_(link), ram_(std::move(ram)), leaving_(ram_), checksum_(checksum) {
-  if (checksum_ == PageChecksum::kYes) copy_.resize(kMaxFramePages * kPage);
+    : link_(link), ram_(std::move(ram)), leaving_(ram_), checksum_(checksum) {}
+
+Result<std::unique_ptr<PageSender>> PageSender::create(FrameLink& link, std::vector<RamView> ram,
+                                                       PageChecksum checksum) {
+  std::unique_ptr<PageSender> sender(new PageSender(link, std::move(ram), checksum));
+  if (checksum == PageChecksum::kYes)
+    sender->copy_ = TRY(internal::make_buffer<std::byte>(kMaxFramePages * kPage));
+  return sender;
 }
 
 // Looks at each page once, and says where what is to be sent lies.

@@ -37,12 +37,15 @@ inline constexpr size_t kMaxFramePages = 512;
 /// Thread: one. Units: pages of memory::kDirtyPageBytes.
 class PageSender {
  public:
-  PageSender(FrameLink& link, std::vector<RamView> ram, PageChecksum checksum);
+  /// Errors: kResource.
+  static Result<std::unique_ptr<PageSender>> create(FrameLink& link, std::vector<RamView> ram,
+                                                    PageChecksum checksum);
 
   /// At most kMaxFramePages.
   Result<PageCounts> send(const DirtyPages& batch);
 
  private:
+  PageSender(FrameLink& link, std::vector<RamView> ram, PageChecksum checksum);
   void sort_out(const DirtyPages& batch);
 
   FrameLink& link_;

@@ -15,7 +15,7 @@ Result<std::unique_ptr<RamSender>> RamSender::create(
   std::unique_ptr<PageSender> pages;
   std::unique_ptr<MultifdSender> channels;
   if (options.channels == 0) {
-    pages = std::make_unique<PageSender>(link, std::move(ram), options.checksum);
+    pages = TRY(PageSender::create(link, std::move(ram), options.checksum));
   } else {
     MultifdSender::Config config;
     config.channels = options.channels;

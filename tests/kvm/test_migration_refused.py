@@ -7,6 +7,8 @@ The relay, the witness and the outcomes are those of `test_migration_faults.py`.
 from __future__ import annotations
 
 import contextlib
+import pathlib
+import re
 import resource
 import struct
 from typing import Iterator
@@ -236,6 +238,28 @@ def test_a_source_that_has_no_memory_on_the_way_goes_on(pair):
         pair.held.forward()
         faults.expect_back(pair, NO_MEMORY)
     assert ("STOP" in pair.source.told()) == (pair.channels == 0)
+    pair.finish(pair.source)
+
+
+A_BUFFER = 2 << 20  # that pages are copied to which get a checksum
+A_STACK = 2 << 20  # of a thread, where the host does not say
+
+
+def mapped_by(instance: faults.Instance) -> int:
+    status = pathlib.Path(f"/proc/{instance.process.process.pid}/status").read_text()
+    return int(re.search(r"VmSize:\s+(\d+) kB", status)[1]) << 10
+
+
+@pytest.mark.skipif(vm.address_sanitized(), reason="AddressSanitizer itself needs memory then")
+@pytest.mark.parametrize("pair", [(0, "unix")], indirect=True, ids=["main"])
+def test_a_source_that_has_memory_for_its_thread_but_for_no_buffer_goes_on(pair):
+    pair.start_target()
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    stack = A_STACK if stack == resource.RLIM_INFINITY else stack
+    with short(pair, resource.RLIMIT_AS, mapped_by(pair.source) + stack + A_BUFFER * 3 // 4):
+        pair.reach("")
+        faults.expect_back(pair, f"the host has no memory for a buffer of {A_BUFFER} bytes")
+    assert "STOP" not in pair.source.told()
     pair.finish(pair.source)
 
 

@@ -72,8 +72,8 @@ std::string over_main(const std::shared_ptr<memory::RamBlock>& from,
   Ends ends = socket_ends();
   FrameLink out(*ends.out);
   FrameLink in(*ends.in);
-  RHEA_CHECK(
-      PageSender(out, {ram_view(*from)}, PageChecksum::kNo).send({.block = 0, .pages = pages}));
+  const auto sender = MUST(PageSender::create(out, {ram_view(*from)}, PageChecksum::kNo));
+  RHEA_CHECK(sender->send({.block = 0, .pages = pages}));
   const Frame frame = MUST(in.receive());
   const auto received = PageReceiver(in, {to}).receive(frame.payload);
   return received.has_value() ? "" : received.error().message();

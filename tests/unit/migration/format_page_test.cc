@@ -159,8 +159,9 @@ TEST_CASE("FORMAT.md: the frame of pages is what is written, and is read", "[mig
   const auto source = ram_of_the_page();
   CHECK(hex(page.bytes("pages")) == hex(written([&](Channel& out) {
           FrameLink link(out);
-          PageSender sender(link, {ram_view(*source)}, PageChecksum::kYes);
-          return sender.send({.block = 0, .pages = kSent});
+          const auto sender =
+              MUST(PageSender::create(link, {ram_view(*source)}, PageChecksum::kYes));
+          return sender->send({.block = 0, .pages = kSent});
         })));
 
   const ChannelPtr in = arriving(page.bytes("pages"));
