@@ -96,7 +96,7 @@ def test_a_state_that_can_not_be_is_refused_by_name_and_the_source_runs_again(pa
     pair.reach(f"device {device}")
     pair.held.forge(*change)
     faults.expect_back(pair, f"The destination gives up: {error}")
-    faults.expect_told(pair.source, STOPPED_AND_BACK)
+    assert pair.source.told() == STOPPED_AND_BACK
     pair.target.qmp.wait_eof()
     assert pair.target.told() == ["setup", "active", "failed"]
     pair.finish(pair.source)

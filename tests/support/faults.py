@@ -268,15 +268,6 @@ def expect_back(pair: Pair, error: str) -> None:
     pair.expect_no_leak("source")
 
 
-def expect_told(instance: Instance, wanted: list[str], either_first: tuple[str, ...] = ()) -> None:
-    """All that it has told, in this order; which of `either_first` came first is not asked."""
-    told = instance.told()
-    assert sorted(told) == sorted(wanted)
-    for one in either_first or [""]:
-        others = set(either_first) - {one}
-        assert [word for word in told if word not in others] == [word for word in wanted if word not in others]
-
-
 def back(pair: Pair, error: str) -> None:
     expect_back(pair, error)
     pair.finish(pair.source)
