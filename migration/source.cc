@@ -260,10 +260,10 @@ void Source::say_why(const Error& error) {
 
 void Source::go_on_or_stay() {
   if (!std::exchange(stopped_, false)) return;
-  if (ours_) {
-    parts_.machine.resume();
-  } else {
+  if (state_ == SourceState::kLocked) {
     parts_.machine.stay();
+  } else {
+    parts_.machine.resume();
   }
 }
 

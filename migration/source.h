@@ -145,7 +145,6 @@ class Source {
   SourceState state_ = SourceState::kSent;
   bool logging_ = false;
   bool stopped_ = false;
-  bool ours_ = true;                                 // once it is over, as long as it is stopped_
   bool too_late_to_cancel_ GUARDED_BY(bql) = false;  // ACK is in
   Nanoseconds began_{0}, lap_began_{0}, stopped_at_{0};
   std::atomic<int64_t> downtime_limit_;

@@ -32,10 +32,8 @@ Result<void> Source::hand_over(SourceEvent event, Error& why) {
         event = retake_locks(why);
         continue;
       case SourceAction::kResume:
-        return why;
       case SourceAction::kStayPaused:
-        ours_ = false;
-        return why;
+        return why;  // finish() does it
     }
     event = next_event(why);
   }
