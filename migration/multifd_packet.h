@@ -66,7 +66,7 @@ enum PacketFlag : uint8_t {
 inline constexpr uint32_t kPacketMagic = 0x464d4852;  // "RHMF"
 inline constexpr uint16_t kPacketVersion = 1;
 inline constexpr size_t kPacketHeaderBytes = 64;
-inline constexpr size_t kPacketPages = 128;
+inline constexpr size_t kPacketPages = 512;
 inline constexpr size_t kMaxPayloadBytes = kPacketPages * kPageBytes;
 inline constexpr unsigned kMaxChannels = 255;
 

@@ -68,7 +68,7 @@ Error send_until_error(MultifdSender& sender, uint32_t pages) {
 class Faulty {
  public:
   static constexpr unsigned kChannels = 4;
-  static constexpr uint32_t kPages = 700;
+  static constexpr uint32_t kPages = 11 * kPacketPages / 2;
 
   Faulty() : source_(make_ram(kPages)), destination_(make_ram(kPages)) {
     fill_ram(*source_, 1);
@@ -334,6 +334,8 @@ double cpu_share_while_full(Thread& thread, const std::vector<Fd>& fds) {
 
 /// A sender whose channels are all stuck in full sockets, and a thread that sends.
 struct Stalled {
+  static constexpr uint32_t kPages = 20 * kPacketPages;  // half are more than eight channels take
+
   explicit Stalled(unsigned channels) : links(channels, Links::Kind::kSockets) {
     for (unsigned i = 0; i < channels; ++i) handles.emplace_back(::dup(links.outgoing_fd(i)));
     fill_ram(*source, 1);
@@ -348,7 +350,7 @@ struct Stalled {
     }
   }
 
-  std::shared_ptr<memory::RamBlock> source = make_ram(4096);
+  std::shared_ptr<memory::RamBlock> source = make_ram(kPages);
   Links links;
   std::vector<Fd> handles;
   std::unique_ptr<MultifdSender> sender;
@@ -363,7 +365,7 @@ TEST_CASE("Multifd: the migration thread sleeps while all channels are stuck (T0
   const bool in_sync = GENERATE(false, true);
   INFO((in_sync ? "in a sync" : "with a batch in hand"));
   // A batch for each channel, and one more; or a sync.
-  const uint32_t pages = in_sync ? 4 * kPacketPages : 4096;
+  const uint32_t pages = in_sync ? 4 * kPacketPages : Stalled::kPages;
   std::optional<Error> error;
   Thread migration = MUST(Thread::start("migration", [&] {
     for (uint32_t page = 0; page < pages && !error; ++page) {
@@ -392,14 +394,14 @@ TEST_CASE("Multifd: the migration thread sleeps while all channels are stuck (T0
 TEST_CASE("Multifd: after a cancel the next attempt works with fewer channels (T001f)",
           "[migration][multifd]") {
   const Watchdog watchdog("multifd again", 600s);
-  const auto source = make_ram(1024);
+  const auto source = make_ram(8 * kPacketPages);
   fill_ram(*source, 7);
   const Held before;
   for (const unsigned channels : {8U, 5U, 3U, 1U}) {
     {
       Stalled stalled(channels);
-      Thread migration =
-          MUST(Thread::start("migration", [&] { (void)send_until_error(*stalled.sender, 4096); }));
+      Thread migration = MUST(Thread::start(
+          "migration", [&] { (void)send_until_error(*stalled.sender, Stalled::kPages); }));
       stalled.wait_until_stuck();
       stalled.sender->cancel();
       migration.join();
@@ -408,7 +410,7 @@ TEST_CASE("Multifd: after a cancel the next attempt works with fewer channels (T
       CHECK(finished.error().kind() == ErrorKind::kCancelled);
     }
     {
-      const auto destination = make_ram(1024);
+      const auto destination = make_ram(8 * kPacketPages);
       Migration again({.channels = channels - channels / 2}, *source, *destination);
       again.send_all(*source);
       CHECK(same_bytes(*source, *destination));

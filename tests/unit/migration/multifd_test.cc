@@ -47,25 +47,25 @@ TEST_CASE("Multifd: all pages arrive, by any number of channels, streams and opt
        {.compression = Compression::kZstd, .zstd_level = 3, .checksum = Checksum::kPayload}},
       {17, Links::Kind::kSockets, {}},
   };
-  const auto source = make_ram(1000);  // no multiple of a packet
+  const auto source = make_ram(4000);  // no multiple of a packet
   fill_ram(*source, 1);
   std::ranges::fill(page_of(*source, 5), std::byte{7});  // compressible
   for (const Row& row : rows) {
     INFO(row.channels << " channels, packets " << static_cast<int>(row.packets.compression)
                       << static_cast<int>(row.packets.checksum));
-    const auto destination = make_ram(1000);
+    const auto destination = make_ram(4000);
     Migration migration({.channels = row.channels, .kind = row.kind, .packets = row.packets},
                         *source, *destination);
     migration.send_all(*source);
     CHECK(same_bytes(*source, *destination));
     migration.finish();
     const MultifdStats stats = migration.sender->stats();
-    CHECK(stats.normal_pages == 750);
-    CHECK(stats.empty_pages == 250);
-    CHECK(stats.bytes > 750 * kPageBytes - kPageBytes);
-    CHECK(stats.bytes < 750 * kPageBytes + 20'000);
-    CHECK(migration.receiver->stats().normal_pages == 750);
-    CHECK(migration.receiver->stats().empty_pages == 250);
+    CHECK(stats.normal_pages == 3000);
+    CHECK(stats.empty_pages == 1000);
+    CHECK(stats.bytes > 3000 * kPageBytes - kPageBytes);
+    CHECK(stats.bytes < 3000 * kPageBytes + 30'000);
+    CHECK(migration.receiver->stats().normal_pages == 3000);
+    CHECK(migration.receiver->stats().empty_pages == 1000);
   }
 }
 

@@ -123,8 +123,8 @@ TEST_CASE("PacketReader: a header that does not fit is refused by name", "[migra
         "packet 1: a packet of pages with a number");
   CHECK(fed_header([](PacketHeader& h) { h.normal_pages = h.empty_pages = h.payload_bytes = 0; }) ==
         "packet 1: 0 pages in a packet");
-  CHECK(fed_header([](PacketHeader& h) { h.empty_pages = 128; }) ==
-        "packet 1: 129 pages in a packet");
+  CHECK(fed_header([](PacketHeader& h) { h.empty_pages = kPacketPages; }) ==
+        "packet 1: 513 pages in a packet");
   CHECK(fed_header([](PacketHeader& h) { h.empty_pages = 0xffffffff; }) ==
         "packet 1: 4294967296 pages in a packet");
   CHECK(fed_header([](PacketHeader& h) { h.payload_bytes = 4095; }) ==
