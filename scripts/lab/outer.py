@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lab import closure
+from lab import closure, tsc
 from lab.cpio import CpioArchive
 from lab.guest import add_busybox
 from lab.kernel import Kernel
@@ -110,6 +110,7 @@ def command(
 
     EPYC, not max: with every feature on, the L2 kernel panics on an XSAVE size mismatch.
     no_timer_check: a kernel that is emulated on a busy host would find its timer too slow, and panic.
+    tsc_early_khz: it would find out its speed wrong, too (tsc.py).
     """
     return [
         str(QEMU),
@@ -134,7 +135,8 @@ def command(
         "-initrd",
         str(initrd),
         "-append",
-        "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check",
+        "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check tsc=reliable "
+        f"tsc_early_khz={tsc.frequency_khz()}",
         "-device",
         "virtio-serial-pci",
         "-chardev",
