@@ -210,7 +210,8 @@ def children(machine: Machine) -> list[str]:
             name, _, behind = stat.read_text().rpartition(")")
             if int(behind.split()[1]) == machine.process.process.pid:
                 found.append(name)
-    return found
+    # ThreadSanitizer starts one where the process forks, to have it at hand.
+    return [name for name in found if not name.endswith("(llvm-symbolizer")]
 
 
 @ON_ONE_LOOP
