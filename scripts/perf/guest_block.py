@@ -8,7 +8,7 @@ from pathlib import Path
 from lab import guest, host, kernel, runner, vmm
 from lab.errors import LabError
 from lab.paths import SCRIPTS
-from lab.result import Event, LabResult
+from perf.guest_samples import SIDES, Samples, collect, tick
 from perf.stats import Series, table, verdict
 
 FIO = Path("/usr/bin/fio")
@@ -17,7 +17,6 @@ DISKS = {"null": "/dev/vdb", "file": "/dev/vdc"}
 IMAGE_MIB = 64
 RUN_SECONDS = 3
 ROUND_SECONDS = 200  # far above what one boot and all jobs take, on a busy machine too
-SIDES = ("rhea", "qemu")
 
 _GLOBAL = f"""[global]
 ioengine=libaio
@@ -60,33 +59,20 @@ def run(rounds: int, aio: str, json_file: Path | None) -> int:
             },
             timeout=60 + 2 * ROUND_SECONDS * rounds,
             choice=choice,
-            on_event=_tick,
+            on_event=tick,
             disk=Path(shutil.copy(root, folder)),
         )
     print()
     if result.exit_status != 0:
         raise LabError(f"bench_disk failed\n{result.report()}")
-    samples = _samples(result)
+    samples = collect(result, lambda _, job: job)
     _print(samples, rounds, aio)
     if json_file:
         json_file.write_text(json.dumps(samples, indent=1) + "\n", encoding="ascii")
     return 0
 
 
-def _tick(event: Event) -> None:
-    if event["event"] == "sample":
-        print(".", end="", flush=True)
-
-
-def _samples(result: LabResult) -> dict[str, dict[str, list[float]]]:
-    samples: dict[str, dict[str, list[float]]] = {}
-    for event in result.named("sample"):
-        for job, iops in event["values"].items():
-            samples.setdefault(job, {}).setdefault(event["side"], []).append(iops)
-    return samples
-
-
-def _print(samples: dict[str, dict[str, list[float]]], rounds: int, aio: str) -> None:
+def _print(samples: Samples, rounds: int, aio: str) -> None:
     rows = [["random read 4 KiB, IOPS", *SIDES, "rhea/qemu", "verdict"]]
     for job, sides in samples.items():
         ours, peer = (Series(tuple(sides[side])) for side in SIDES)
